@@ -7,10 +7,10 @@ from the stages as a resolved recipe writes them, so nothing has to run, and no 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, TypeAlias
 
 from nasframe import registry
 from nasframe.errors import NasframeError
@@ -19,7 +19,15 @@ from nasframe.interfaces import member
 COSTS = ("params", "backbone_params", "encoder_params", "macs", "size", "latency")
 """Costs that ``evaluate`` estimates unless it names others."""
 
+TEACHER = "teacher"
+"""The name under which ``load`` saves the recipe's teacher, unless the stage names another."""
+LOADED_ON = ("select", "dev")
+"""Splits on which ``load`` measures the teacher."""
+
 Names = tuple[str, ...]
+Budgets: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+"""Cost → one bound or several, each with a winner of its own; or a list of mappings, each with the bounds that one
+winner meets together."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Stage:
     verb: str
     name: str
     options: Mapping[str, Any]
-    budgets: Mapping[str, Any] = field(default_factory=dict)
+    budgets: Budgets = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,20 @@ class Declaration:
     def costs(self, stage: Stage) -> Names:
         """Name the costs that the stage estimates of models."""
         return ()
+
+
+class Load(Declaration):
+    """``load`` saves the recipe's teacher, and measures it as it stands."""
+
+    replaces_net = True
+
+    def saves(self, stage: Stage, known: KnownNames) -> Names:
+        """Name the teacher."""
+        return _saved_as(stage) or (TEACHER,)
+
+    def measures(self, stage: Stage, known: KnownNames) -> Mapping[str, Names]:
+        """Name the teacher, on the splits for choices and for reporting."""
+        return dict.fromkeys(LOADED_ON, self.saves(stage, known))
 
 
 class Train(Declaration):
@@ -176,6 +198,7 @@ class Evaluate(Declaration):
 
 
 DECLARATIONS: Mapping[str, Declaration] = {
+    "load": Load(),
     "train": Train(),
     "transform": Transform(),
     "search": Search(),
@@ -232,15 +255,59 @@ def stages_of(recipe: Mapping[str, Any]) -> Iterator[Stage]:
         yield Stage(verb, str(name), options, budgets_of(options, recipe.get("budgets")))
 
 
-def budgets_of(options: Mapping[str, Any], shared: Any) -> dict[str, Any]:
+def budgets_of(options: Mapping[str, Any], shared: Any) -> Budgets:
     """Return the budgets of a search: its own (``{}`` for none), or else those at the recipe's top level.
 
     >>> budgets_of({"budgets": {}}, {"macs": "50%"}), budgets_of({}, {"macs": "50%"})
     ({}, {'macs': '50%'})
+    >>> budgets_of({}, [{"macs": "50%", "latency": "12 ms"}])
+    [{'macs': '50%', 'latency': '12 ms'}]
     """
     own = options.get("budgets")
     budgets = shared if own is None else own
-    return dict(budgets) if isinstance(budgets, Mapping) else {}
+    if isinstance(budgets, Mapping):
+        return dict(budgets)
+    if isinstance(budgets, list | tuple):
+        return [dict(joint) for joint in budgets if isinstance(joint, Mapping)]
+    return {}
+
+
+def budget_texts(budgets: Budgets) -> list[dict[str, str]]:
+    """Return the bounds of each winner as the recipe writes them: cost → text. A repeated budget has one winner.
+
+    >>> budget_texts({"macs": ["50%", "30%"], "params": []})
+    [{'macs': '50%'}, {'macs': '30%'}]
+    >>> budget_texts([{"macs": "50%", "latency": "12 ms"}])
+    [{'macs': '50%', 'latency': '12 ms'}]
+    """
+    written: list[dict[str, str]] = []
+    same: Callable[[str], str] = str
+    if isinstance(budgets, Mapping):
+        for cost, bounds in budgets.items():
+            written += [{cost: str(bound)} for bound in listed(bounds)]
+    else:
+        written += [{cost: str(bound) for cost, bound in joint.items()} for joint in budgets]
+        same = _without_spaces  # as in the names of winners of joint budgets
+    distinct: dict[frozenset[tuple[str, str]], dict[str, str]] = {}
+    for texts in written:
+        if texts:
+            distinct.setdefault(frozenset((cost, same(text)) for cost, text in texts.items()), texts)
+    return list(distinct.values())
+
+
+def _without_spaces(text: str) -> str:
+    return "".join(text.split())
+
+
+def budgeted_costs(budgets: Budgets) -> list[str]:
+    """Name the costs that budgets bound, each once.
+
+    >>> budgeted_costs([{"macs": "50%", "latency": "12ms"}, {"macs": "30%"}])
+    ['macs', 'latency']
+    """
+    if isinstance(budgets, Mapping):
+        return list(budgets)
+    return list(dict.fromkeys(cost for joint in budgets for cost in joint))
 
 
 # ---- names
@@ -252,54 +319,64 @@ class Winner:
 
     Args:
         name: the name of the architecture.
-        cost: the cost that its budget bounds; ``None`` for a search without budgets.
-        text: the budget as the recipe writes it.
+        texts: cost → its bounds as the recipe writes them; empty for a search without budgets.
     """
 
     name: str
-    cost: str | None = None
-    text: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
-def winners(prefix: str, budgets: Mapping[str, Any]) -> list[Winner]:
+def winners(prefix: str, budgets: Budgets) -> list[Winner]:
     """Name the winners of a search, one for each budget.
 
     Args:
         prefix: the search's ``save_as``.
-        budgets: cost → one bound or a list of them; an empty list counts for nothing.
+        budgets: cost → one bound or a list of them, where an empty list counts for nothing; or a list of mappings,
+            each with the bounds that one winner meets together.
 
     >>> [winner.name for winner in winners("best", {"macs": ["50%", "30%"], "params": []})]
     ['best@50%', 'best@30%']
     >>> [winner.name for winner in winners("best", {"macs": "50%", "params": "1M"})]
     ['best@macs=50%', 'best@params=1M']
+    >>> [winner.name for winner in winners("best", [{"macs": "50%", "latency": "12 ms"}, {"macs": "30%"}])]
+    ['best@macs=50%,latency=12ms', 'best@macs=30%']
     >>> winners("best", {})
-    [Winner(name='best', cost=None, text='')]
+    [Winner(name='best', texts={})]
     """
-    texts_of_costs = {}
-    for cost, bounds in budgets.items():
-        texts = [str(bound) for bound in listed(bounds)]
-        if texts:
-            texts_of_costs[cost] = list(dict.fromkeys(texts))  # a budget that is listed twice has one winner
-    if not texts_of_costs:
+    budgets_as_written = budget_texts(budgets)
+    if not budgets_as_written:
         return [Winner(prefix)]
+    costs = {cost for texts in budgets_as_written for cost in texts}
     named = []
-    for cost, texts in texts_of_costs.items():
-        label = f"{cost}=" if len(texts_of_costs) > 1 else ""  # a single cost goes without saying
-        for text in texts:
-            named.append(Winner(f"{prefix}@{label}{text}", cost, text))
+    for texts in budgets_as_written:
+        if len(costs) == 1:  # a single cost goes without saying
+            label = next(iter(texts.values()))
+        elif len(texts) == 1:
+            label = ",".join(f"{cost}={text}" for cost, text in texts.items())
+        else:
+            label = ",".join(f"{cost}={_without_spaces(text)}" for cost, text in texts.items())
+        named.append(Winner(f"{prefix}@{label}", texts))
     return named
 
 
-def budget_of(name: str) -> tuple[str, str]:
-    """Return the cost and the budget in a winner's name; the cost is empty if only one cost has budgets.
+def bounds_in(name: str) -> dict[str, str]:
+    """Return the bounds in a winner's name by cost; the cost is empty if only one cost has budgets.
 
-    >>> budget_of("best@macs=50%"), budget_of("best@<= 4M"), budget_of("best")
-    (('macs', '50%'), ('', '<= 4M'), ('', ''))
+    >>> bounds_in("best@macs=50%,latency=12ms"), bounds_in("best@<= 4M"), bounds_in("best")
+    ({'macs': '50%', 'latency': '12ms'}, {'': '<= 4M'}, {})
     """
     label = name.partition("@")[2]
-    # A cost begins with a letter, so that the budget "<=4M" is not taken for the cost "<" with a budget "4M".
-    match = re.fullmatch(r"([A-Za-z_][\w.-]*)=(.*)", label)
-    return (match[1], match[2]) if match else ("", label)
+    if not label:
+        return {}
+    # A cost begins with a letter, so that the budget "<=4M" is not taken for the cost "<" with a budget "4M". A band
+    # has a comma, too: what follows a comma is another cost's only if that is named.
+    bounds = {}
+    for part in re.split(r",(?=[A-Za-z_][\w.-]*=)", label):
+        match = re.fullmatch(r"([A-Za-z_][\w.-]*)=(.*)", part)
+        if match is None:
+            return {"": label}
+        bounds[match[1]] = match[2]
+    return bounds
 
 
 def listed(value: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -125,3 +126,12 @@ def listing(known: Iterable[str]) -> str:
     'grid, random'
     """
     return ", ".join(sorted(known)) or "none"
+
+
+def in_shell(place: object) -> str:
+    """Return a path or a name as a command that an error advises has to write it.
+
+    >>> in_shell("runs/mine"), in_shell("my runs/best@50%")
+    ('runs/mine', "'my runs/best@50%'")
+    """
+    return shlex.quote(str(place))

@@ -949,11 +949,41 @@ def is_categorical(task: Task) -> bool:
 
 
 @runtime_checkable
+class UnlabelledSource(Protocol):
+    """A task that may have training examples without labels, which only distillation can use."""
+
+    def with_unlabelled(self) -> Task:
+        """Return the task with these examples in its training batches; they add nothing to its ``loss``.
+
+        Their ids differ from those of all labelled examples, which keep theirs.
+        """
+        ...
+
+
+def distilled_task(task: Task) -> Task:
+    """Return the task of a stage that distils: with the examples that have no labels, if the task has some."""
+    return task.with_unlabelled() if isinstance(task, UnlabelledSource) else task
+
+
+@runtime_checkable
 class TextSource(Protocol):
     """A task that gives its training texts, so that a model can make its tokenizer from them."""
 
     def training_texts(self) -> Iterable[str]:
         """Yield the training texts; called on a task that was made without a tokenizer."""
+        ...
+
+
+@runtime_checkable
+class ReadableTask(Protocol):
+    """A task whose examples a person can read, so that reports show some of those that models get wrong."""
+
+    def readable(self, split: str, ids: Sequence[int]) -> list[str]:
+        """Return examples of a split as texts, by their positions in it."""
+        ...
+
+    def cut_examples(self, split: str) -> Sequence[int] | None:
+        """Return the positions of the examples of which a network reads a part only; ``None`` if that is not known."""
         ...
 
 
@@ -979,9 +1009,12 @@ class TaskFactoryTraits:
     Args:
         auto_class: the auto class of transformers whose networks have the head that the task needs. Models get it by
             the name ``auto_class``.
+        unlabelled: the option, if there is one, that names examples without labels. A recipe that gives it has to have
+            a stage that distils.
     """
 
     auto_class: str = "AutoModelForSequenceClassification"
+    unlabelled: str = ""
 
 
 @runtime_checkable
@@ -1014,6 +1047,17 @@ class MeasuringTaskFactory(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ModelTraits:
+    """What a model says about itself in attributes.
+
+    Args:
+        hub_id: its name on the Hugging Face hub, if it is published there; the cards of exported models name it.
+    """
+
+    hub_id: str | None = None
+
+
 @runtime_checkable
 class ImageTask(Protocol):
     """A task whose images can be prepared by a class of transformers as it prepares them itself."""
@@ -1029,6 +1073,20 @@ class HeadedModel(Protocol):
 
     def head(self) -> Head | None:
         """Return the checkpoint's :class:`~nasframe.heads.Head`, ``None`` if there is none."""
+        ...
+
+
+@runtime_checkable
+class CheckpointModel(Protocol):
+    """A model that can tell whether its checkpoint brings every weight, which a recipe's ``teacher`` has to."""
+
+    def untrained(self, labels: Sequence[str] | None = None, *, local: bool = False) -> str:
+        """Return why some weights of the network would be drawn; an empty text if the checkpoint brings them all.
+
+        Args:
+            labels: the task's classes in the order of the outputs; ``None`` is one output, for regression.
+            local: judge only files that are at hand, and whatever the classes are: when a recipe is checked.
+        """
         ...
 
 
@@ -1175,9 +1233,19 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
     "modifier": (PlannedModifier,),
     "transform": (TransformTraits, PlannedTransform),
-    "task": (TaskTraits, TextSource, ImageTask, FileBacked),
+    "task": (TaskTraits, ReadableTask, TextSource, UnlabelledSource, ImageTask, FileBacked),
     "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
-    "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, TokenizerMaker, PlannedModel, FileBacked),
+    "model": (
+        ModelTraits,
+        HeadedModel,
+        CheckpointModel,
+        SkeletonModel,
+        OutlinedModel,
+        LocalTokenizerModel,
+        TokenizerMaker,
+        PlannedModel,
+        FileBacked,
+    ),
     "exporter": (ExporterTraits, PlannedExporter),
     "family": (SliceableFamily, ExampleFamily),
     "every factory": (FactoryTraits, FaultFinder, OptionTranslator),

@@ -6,7 +6,7 @@ itself (``metrics``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from nasframe.errors import listing, suggestion
@@ -61,6 +61,20 @@ def described(metrics: Mapping[str, MetricFormat]) -> str:
 def formats_of(task: Task) -> dict[str, MetricFormat]:
     """Return the formats of a task's metrics, empty if it has none."""
     return dict(traits_of(TaskTraits, task).metrics or {})
+
+
+PRIMARY = "primary"
+"""The objective that stands for a task's primary metric."""
+
+
+def named_objectives(objectives: Sequence[str], task: Task) -> list[str]:
+    """Return objectives with the name of the task's primary metric in place of ``primary``.
+
+    >>> from types import SimpleNamespace
+    >>> named_objectives(["primary", "-macs"], SimpleNamespace(primary="accuracy", metrics={}))
+    ['accuracy', '-macs']
+    """
+    return [objective_of(task) if name == PRIMARY else name for name in objectives]
 
 
 def objective_of(task: Task) -> str:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from nasframe import registry
-from nasframe.declarations import KnownNames, Stage, budgets_of, declaration_of, matching
+from nasframe.declarations import (
+    Budgets,
+    KnownNames,
+    Stage,
+    budgeted_costs,
+    budgets_of,
+    declaration_of,
+    matching,
+)
 from nasframe.interfaces import TransformTraits, traits_of
 
 
@@ -37,13 +45,14 @@ class Plan:
         name: the run's name.
         seed: the run's seed.
         base: the folder against which relative paths are read.
-        model: ``{use: name, option: value}``, as the following three.
+        model: ``{use: name, option: value}``, as the following four.
+        teacher: the trained network to distil from, if any; the model itself if the recipe names no other.
         task: the task.
         space: the space, if any.
         sampler: the shared sampler, if any.
         estimators: every cost that the recipe can name, by name.
         constraints: cost → bounds, as written.
-        budgets: cost → bounds of each winner, as written.
+        budgets: the bounds of each winner, as written: by cost, or a list of bounds to meet together.
         objectives: what to maximise, or ``None`` for the task's primary metric.
         stages: in order.
     """
@@ -53,12 +62,13 @@ class Plan:
     seed: int
     base: Path
     model: dict[str, Any]
+    teacher: dict[str, Any] | None
     task: dict[str, Any]
     space: dict[str, Any] | None
     sampler: dict[str, Any] | None
     estimators: dict[str, dict[str, Any]]
     constraints: dict[str, Any]
-    budgets: dict[str, Any]
+    budgets: Budgets
     objectives: list[str] | None
     stages: list[PlannedStage]
 
@@ -79,6 +89,12 @@ def asks_teacher(modifier: Any) -> bool:
     if not isinstance(modifier, Mapping):
         return False
     return isinstance(modifier.get("teacher"), str) and modifier.get("weight") != 0
+
+
+def distils(stage: PlannedStage) -> bool:
+    """Tell whether a training stage learns from a teacher, so that examples without labels are of use."""
+    modifiers = stage.options.get("modifiers") or ()
+    return stage.verb == "train" and any(asks_teacher(modifier) for modifier in modifiers)
 
 
 def needs_space(verb: str, options: Mapping[str, Any]) -> bool:
@@ -120,6 +136,8 @@ def same_shape(plan: Plan) -> Iterator[PlannedStage]:
             is_same = saved_nets.get(start, False)  # an extracted model has a shape of its own
         if is_same:
             yield stage
+        if stage.verb == "load":
+            is_same = plan.teacher == plan.model
         if stage.verb == "transform":
             factory = registry.find("transform", stage.options["use"]["use"]).load()
             is_same = is_same and not traits_of(TransformTraits, factory).reshapes
@@ -189,7 +207,7 @@ def keeps_net(plan: Plan, stage: PlannedStage) -> bool:
     return stage is searches[-1] and searched_net(plan, stage) is None
 
 
-def limits_of(plan: Plan, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def limits_of(plan: Plan, options: Mapping[str, Any]) -> tuple[dict[str, Any], Budgets]:
     """Return the constraints and the budgets of a search stage.
 
     Its own constraints are added to the recipe's, or replace them for the same cost; its own budgets replace them all.
@@ -202,4 +220,4 @@ def aimed_costs(plan: Plan) -> list[str]:
     """Name the costs that a recipe as a whole bounds or minimises: samplers outside of searches get these."""
     aims = [name.removeprefix("-") for name in plan.objectives or () if name.startswith("-")]
     aimed = {name for name in aims if name in plan.estimators}
-    return sorted({*plan.constraints, *plan.budgets, *aimed})
+    return sorted({*plan.constraints, *budgeted_costs(plan.budgets), *aimed})

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.digests import fresh_digest
-from nasframe.errors import RunError, UsageError
+from nasframe.errors import RunError, UsageError, in_shell
+from nasframe.folders import model_folder
 from nasframe.records import LedgerEntry, Trial, arch_id, canonical_json
 from nasframe.states import Checkpoint, load_state, save_state
 from nasframe.storage import (
@@ -86,7 +87,7 @@ def refuse_existing(directory: Path) -> None:
         is_leftover = ".lock" in names and names <= BORN_WITH
         if not names or is_leftover:
             return
-    hint = f" To go on with the run in it: nasframe run --resume {directory}" if is_run else ""
+    hint = f" To go on with the run in it: nasframe run --resume {in_shell(directory)}" if is_run else ""
     raise UsageError(f"{directory}: not empty; a run directory is never overwritten.{hint}")
 
 
@@ -284,7 +285,7 @@ class RunStore:
         faults: list[str] = []
         for model, digests in self.files().items():
             if digests is not None and name in (None, model):
-                faults += _file_faults(self.directory / "models" / model, digests)
+                faults += _file_faults(model_folder(self.directory, model), digests)
         if faults:
             raise RunError(
                 f"{', '.join(faults)}. Expected the models as the run wrote them: put copies back, or run the recipe "

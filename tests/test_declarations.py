@@ -146,7 +146,7 @@ def test_winners_are_named_after_their_budgets():
     assert [winner.name for winner in winners("best", {"macs": ["75%", "50%"]})] == ["best@75%", "best@50%"]
     both = winners("b", {"macs": "75%", "params": ["1M"]})
     assert [winner.name for winner in both] == ["b@macs=75%", "b@params=1M"]
-    assert winners("best", EXAMPLE) == [Winner("best@50%", "encoder_params", "50%")]
+    assert winners("best", EXAMPLE) == [Winner("best@50%", {"encoder_params": "50%"})]
 
 
 def test_a_cost_without_budgets_changes_no_name_anywhere(tmp_path):

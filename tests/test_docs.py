@@ -24,6 +24,7 @@ import yaml
 
 from nasframe import errors, hookspecs, registry
 from nasframe.options import INJECTED
+from nasframe.report.read import gather
 from stand_in import WORDS, write_net
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,6 +134,12 @@ def template(tmp_path_factory) -> Path:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         tiny_net(layers=3).save_pretrained(folder / "tiny")
         BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder / "tiny")
+        # A network that is trained for the reviews: its head names the three classes.
+        tuned = tiny_net(layers=3, labels=3)
+        tuned.config.id2label = {0: "3", 1: "2", 2: "1"}
+        tuned.config.label2id = {name: output for output, name in tuned.config.id2label.items()}
+        tuned.save_pretrained(folder / "my-model")
+        BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder / "my-model")
     draw = random.Random(0)
     rows = [draw.choices(words[5:], k=draw.randint(3, 9)) for _ in range(120)]
     lines = [f"{' '.join(row)},{1 + ('good' in row) + ('fine' in row)}" for row in rows]
@@ -277,6 +284,26 @@ def own_text(template, tmp_path, monkeypatch) -> Path:
     (folder / "reviews.yaml").write_text(recipe.code, encoding="utf-8")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.mark.slow
+def test_methods_are_compared_on_your_data(template, tmp_path, monkeypatch, capsys):
+    """The page's own study, with the real recipes: each arm measures and learns from the same teacher."""
+    folder = tmp_path / "user"
+    shutil.copytree(template, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("NASFRAME_CACHE", str(tmp_path / "cache"))
+    page = blocks_of(ROOT / "docs/compare-your-data.md")
+    study = next(block for block in page if block.argument == "methods.yaml")
+    (folder / "methods.yaml").write_text(study.code, encoding="utf-8")
+    assert nasframe(["ablate", "methods.yaml", "--smoke", "--out", "runs/methods"]) == 0
+    scores = set()
+    for arm in ("magnitude", "hspg", "rosita", "yoco_bert"):
+        report = gather(folder / f"runs/methods/runs/{arm}/reviews/seed-0")
+        models = {model["name"]: model for model in report["models"]}
+        assert models["best@50%"]["costs"]["encoder_params"] <= 0.5 * models["teacher"]["costs"]["encoder_params"]
+        scores.add(models["teacher"]["metrics"]["dev"]["accuracy"])
+    assert len(scores) == 1
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ FLOORS = (
     {"nasframe_studies"},
     {"nasframe_bench"},
     {"nasframe_deploy"},
+    {"nasframe_compress"},
 )
 """Rooms from the lowest floor to the highest. Rooms on one floor do not import each other."""
 
@@ -39,7 +40,7 @@ FACADES = {
 }  # fmt: skip
 """The package itself and re-exports: import paths that documents name, which no file of the core imports."""
 
-WINGS = {"nasframe_studies", "nasframe_bench", "nasframe_deploy"}
+WINGS = {"nasframe_studies", "nasframe_bench", "nasframe_deploy", "nasframe_compress"}
 MOST_ARROWS = 150
 HEAVY = {"torch", "transformers"}
 

@@ -20,7 +20,7 @@ from nasframe.report.page import build
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = str(ROOT / "recipes/vit/digits.yaml")
 DECODER = str(ROOT / "recipes/decoder/docs-decoder.yaml")
-BEST = "models/best@50%"
+BEST = "models/best-50"
 
 
 def run(recipe, folder, *overrides):

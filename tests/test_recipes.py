@@ -124,7 +124,7 @@ def test_what_a_recipe_of_the_table_exports_loads_again(tmp_path, recipe):
     changes = ["smoke=true", f"model={model}", f"task={task}", "estimators.latency={repeats: 1}"]
     changes += ["stages.half-svd-raw.rank=16"] if recipe == "hspg/stacked" else ["export=true"]
     run = nf.run(nf.load_recipe(recipe, changes), out=tmp_path / "run", progress=False, report=False)
-    exported = {"half", "half-svd", "half-svd-2of4-int8"} if recipe == "hspg/stacked" else {"best@50%"}
+    exported = {"half", "half-svd", "half-svd-2of4-int8"} if recipe == "hspg/stacked" else {"best-50"}
     assert {file.parent.name for file in (run.directory / "models").glob("*/export_report.json")} == exported
     if recipe == "hspg/stacked":
         rows = {model["name"]: model for model in build(run.directory)["models"]}

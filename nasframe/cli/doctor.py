@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,12 +57,16 @@ def doctor(
 
 
 def _print_facts(facts: Mapping[str, Any]) -> None:
+    from rich.console import Console
+
+    width = Console().width
     for name, value in facts.items():
         shown = value
         if isinstance(value, Mapping):
             items = [f"{key} {item}" for key, item in value.items()]
             shown = ", ".join(items) or "none"
-        print(f"{name:10} {shown}")
+        line = f"{name:10} {shown}"
+        print(textwrap.fill(line, width, subsequent_indent=" " * 11, break_on_hyphens=False, break_long_words=False))
 
 
 def _facts() -> dict[str, Any]:

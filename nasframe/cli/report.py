@@ -36,7 +36,7 @@ def show(rundir: Path, as_json: bool) -> None:
     from nasframe.report.tables import summary_table
 
     console = Console()
-    console.print(summary_table(read_run(rundir), console.width))
+    console.print(summary_table(read_run(rundir, examples=False), console.width))
     lines = [("report", rundir / "report.html"), ("models", rundir / "models")]
     lines += [("figure", path) for path in sorted((rundir / "figures").glob("pareto*.png"))]
     for name, path in lines:

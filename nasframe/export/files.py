@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from nasframe import families, registry
 from nasframe.errors import UsageError
 from nasframe.export import load_transformers
+from nasframe.export.card import front_matter, origin_rows, result_rows
 from nasframe.interfaces import ImageTask, Loading
 from nasframe.records import Arch
-from nasframe.report.format import metric_format, metric_formats, titled
+from nasframe.report.tables import markdown_table
 
 if TYPE_CHECKING:
     import torch
@@ -28,13 +29,6 @@ FORMAT_VERSION = 1
 MODELING = "modeling_nasframe.py"
 SIZES = {"layer_heads": "heads", "layer_ffn": "ffn"}
 """Field of the configuration, one number a layer → name of the size in a blueprint's layers."""
-PIPELINES = {
-    "ForSequenceClassification": "text-classification",
-    "ForImageClassification": "image-classification",
-    "ForCausalLM": "text-generation",
-    "LMHeadModel": "text-generation",
-}
-"""End of a class's name → the hub's name of what its models do."""
 RECORD = ("head_size", "embedding_rank", "head_order", "factorized", "kept_layers")
 """Further fields of the configuration of a ``hetero`` model."""
 
@@ -135,7 +129,13 @@ model = {auto}.from_pretrained("path/to/this/directory"{flag})"""
 
 
 def write_companions(
-    target: Path, model: nn.Module, tokenizer: Any, arch: Arch | None, loading: Loading, card: Mapping[str, Any]
+    target: Path,
+    model: nn.Module,
+    tokenizer: Any,
+    arch: Arch | None,
+    loading: Loading,
+    card: Mapping[str, Any],
+    name: str = "",
 ) -> None:
     """Write what every exported model has besides its network: tokenizer, ``arch.json`` and card.
 
@@ -146,12 +146,13 @@ def write_companions(
         arch: the architecture that it was extracted at, or ``None``.
         loading: how it is loaded.
         card: facts for the model card, see :func:`card_text`.
+        name: the title of the card; default: the directory's name.
     """
     write_arch(target, model, arch)
     write_preprocessor(target, card.get(IMAGE_PROCESSOR))
     if tokenizer is not None:
-        tokenizer.save_pretrained(str(target))
-    text = card_text(target.name, model, loading, card, registry.model_facts(model), tokenizer is not None)
+        _write_tokenizer(target, tokenizer)
+    text = card_text(name or target.name, model, loading, card, registry.model_facts(model), tokenizer is not None)
     (target / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -169,6 +170,21 @@ def write_preprocessor(target: Path, settings: Mapping[str, Any] | None) -> None
     if settings is not None:
         text = json.dumps(settings, indent=2) + "\n"
         (target / "preprocessor_config.json").write_text(text, encoding="utf-8")
+
+
+LOADING_OPTIONS = ("is_local", "local_files_only", "name_or_path")
+"""What transformers keeps in a tokenizer's file of how it was loaded on this machine."""
+
+
+def _write_tokenizer(target: Path, tokenizer: Any) -> None:
+    """Write a tokenizer's files, without what is true on this machine alone."""
+    tokenizer.save_pretrained(str(target))
+    path = target / "tokenizer_config.json"
+    if not path.is_file():
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in config.items() if key not in LOADING_OPTIONS}
+    path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_arch(target: Path, model: nn.Module, arch: Arch | None) -> None:
@@ -325,32 +341,21 @@ def card_text(
         name: the model's name.
         model: the network.
         loading: how it is loaded.
-        card: ``model`` (where the weights come from), ``task``, ``metrics`` (name → value), ``data``; all optional.
+        card: all optional: ``model`` (where the weights come from) and ``task``, as a recipe has them; ``data``, the
+            facts of the run's data; ``metrics`` (name → value) and the ``split`` that they were measured on; the
+            ``teacher``'s metrics, and the ``loss`` against it as a sentence; ``costs`` (rows of name, value and
+            share); ``base``, the ``name``, ``license`` … of the model that it was made from; ``over_budget``;
+            ``limits``, sentences on what the numbers do not show.
         facts: what plugins say about the network; text and numbers are written.
         tokenizer: whether there is a tokenizer.
     """
-    import yaml
     from jinja2 import Environment, PackageLoader
 
     sizes = families.summary(model)
-    head: dict[str, Any] = {
-        "library_name": "transformers",
-        "tags": ["nasframe", "neural-architecture-search", "compression", sizes["family"]],
-    }
-    for ending, tag in PIPELINES.items():
-        if sizes["model"].endswith(ending):
-            head["pipeline_tag"] = tag
-    metrics = card.get("metrics") or {}
-    formats = metric_formats(card.get("data") or {})
-    if metrics:
-        # The loss and its like are in the table below, but they are no metrics of the hub.
-        head["metrics"] = sorted(metric for metric in metrics if metric_format(formats, metric).higher_is_better)
-    measured = {}
-    for metric, value in metrics.items():
-        measured[titled(metric, metric_format(formats, metric))] = value
+    heading, *results = result_rows(card) or [[]]
     environment = Environment(loader=PackageLoader("nasframe"), trim_blocks=True, lstrip_blocks=True, autoescape=False)
     return environment.get_template("card.md").render(
-        head=yaml.safe_dump(head, sort_keys=False),
+        head=front_matter(name, sizes, card),
         name=name,
         loading=loading,
         tokenizer=tokenizer,
@@ -358,7 +363,9 @@ def card_text(
         sizes=sizes,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         card=card,
-        measured=measured,
+        results=markdown_table(heading, results) if results else "",
+        costs=markdown_table(["cost", "this model", "of the teacher's"], card.get("costs") or []),
+        origin=origin_rows(card),
         facts=facts or {},
     )
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe import registry
-from nasframe.errors import PluginError, UsageError, VerificationError
+from nasframe.errors import PluginError, UsageError, VerificationError, listing
 from nasframe.export.files import (
     FORMAT_VERSION,
     Mode,
@@ -120,6 +120,7 @@ def export_all(
     archs: Mapping[str, Arch | None] | None = None,
     replace: bool = False,
     verifier: Verifier | None = None,
+    tokenizers: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Export several models and verify them all in one fresh process; see :func:`export`.
 
@@ -134,10 +135,13 @@ def export_all(
         archs: name → architecture.
         replace: overwrite existing models.
         verifier: the fresh process, if one was started already.
+        tokenizers: name → tokenizer, if the models do not share one.
 
     Returns:
         Name → content of its ``export_report.json``.
     """
+    if len(set(directories.values())) < len(directories):
+        raise UsageError(f"two models would be written to one directory: {listing(map(str, directories.values()))}.")
     exporters = _exporters(models, mode, use)
     expected = expected or {}
     archs = archs or {}
@@ -147,14 +151,16 @@ def export_all(
     exports = []
     for name, net in models.items():
         reference = with_outputs(expected.get(name) or probe(net))
-        exports.append(_Export(name, net, exporters[name], directories[name], archs.get(name), reference))
+        own_tokenizer = tokenizer if tokenizers is None else tokenizers[name]
+        arch = archs.get(name)
+        exports.append(_Export(name, net, exporters[name], directories[name], arch, reference, own_tokenizer))
     with _staging(directories) as staged:
         loadings = {}
         for item in exports:
             with writing(item.target):
                 target = staged[item.name]
-                loadings[item.name] = _written(item, target, tokenizer, _card_of(card, item.name))
-        outputs = _reload(exports, loadings, staged, tokenizer is not None, verifier)
+                loadings[item.name] = _written(item, target, card_of(card, item.name))
+        outputs = _reload(exports, loadings, staged, verifier)
         reports = {item.name: _report(item, staged[item.name], outputs[item.name]) for item in exports}
         # All models get their names at the end, so that a run never has only some of them.
         for item in exports:
@@ -198,6 +204,7 @@ class _Export:
         target: the directory.
         arch: the architecture that it was extracted at.
         reference: ``inputs``, and the ``outputs`` of them that the written model must reproduce.
+        tokenizer: its tokenizer, or ``None``.
     """
 
     name: str
@@ -206,6 +213,7 @@ class _Export:
     target: Path
     arch: Arch | None
     reference: Mapping[str, Any]
+    tokenizer: Any
 
 
 def with_outputs(reference: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,17 +240,17 @@ def _refuse_inexpressible(name: str, model: nn.Module, exporter: Exporter) -> No
         raise UsageError(f"{name}: {error}") from error
 
 
-def _written(item: _Export, target: Path, tokenizer: Any, card: Mapping[str, Any]) -> Loading:
+def _written(item: _Export, target: Path, card: Mapping[str, Any]) -> Loading:
     """Write a model's files, except its export report, into the new directory ``target``."""
     target.mkdir(parents=True)
     inputs = {name: tensor.detach().cpu() for name, tensor in item.reference["inputs"].items()}
-    content = ExportContent(item.name, tokenizer, item.arch, inputs)
+    content = ExportContent(item.name, item.tokenizer, item.arch, inputs)
     with naming_plugins():
         loading = item.format.plugin.write(item.net, target, content)
     if not isinstance(loading, Loading):
         text = f"exporter {item.format.use!r}: write returned a {type(loading).__name__}."
         raise PluginError(f"{text} Expected a nasframe.interfaces.Loading.")
-    write_companions(target, item.net, tokenizer, item.arch, loading, card)
+    write_companions(target, item.net, item.tokenizer, item.arch, loading, card, card.get("title", ""))
     return loading
 
 
@@ -292,7 +300,7 @@ def _write_unverified(
         write_arch(target, model, arch)
         return
     loading = write_model(target, model, mode, arch)
-    write_companions(target, model, tokenizer, arch, loading, card)
+    write_companions(target, model, tokenizer, arch, loading, card, card.get("title", ""))
 
 
 def update_card(directory: Path, over_budget: str) -> None:
@@ -375,7 +383,7 @@ def invented_inputs(model: Any) -> dict[str, torch.Tensor] | None:
     return {"input_ids": ids, "attention_mask": mask.long()}
 
 
-def _card_of(card: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+def card_of(card: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
     """Return the facts for one model's card: those of all models, and its own."""
     facts = dict(card or {})
     models = facts.pop("models", {})
@@ -387,7 +395,6 @@ def _reload(
     exports: Sequence[_Export],
     loadings: Mapping[str, Loading],
     staged: Mapping[str, Path],
-    tokenizer: bool,
     verifier: Verifier | None,
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Load the directories in one fresh process that cannot see nasframe, and return their outputs."""
@@ -398,7 +405,7 @@ def _reload(
             loading=loadings[item.name],
             inputs=item.reference["inputs"],
             outputs=list(item.reference["outputs"]),
-            tokenizer=tokenizer,
+            tokenizer=item.tokenizer is not None,
         )
     with nullcontext(verifier) if verifier else Verifier() as process:
         return process.outputs(jobs)

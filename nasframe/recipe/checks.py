@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nasframe import registry
-from nasframe.declarations import listed
+from nasframe.declarations import budget_texts, listed
 from nasframe.errors import NasframeError, Problem, listing, suggestion
 from nasframe.interfaces import EstimatorTraits, traits_of
-from nasframe.measures import objective_fault, possible_metrics
+from nasframe.measures import PRIMARY, objective_fault, possible_metrics
 from nasframe.options import (
     INJECTED,
     Option,
@@ -228,10 +228,13 @@ class Checker:
         """Check constraints, budgets and objectives: names of costs, and bounds that can be read."""
         for key in ("constraints", "budgets"):
             bounds = holder.get(key)
-            if not isinstance(bounds, dict):
-                continue
-            for cost, value in bounds.items():
-                self._bounds_of_cost(key, cost, value, (*path, key, cost))
+            if isinstance(bounds, dict):
+                for cost, value in bounds.items():
+                    self._bounds_of_cost(key, cost, value, (*path, key, cost))
+        budgets = holder.get("budgets")
+        if isinstance(budgets, list):
+            for number, joint in enumerate(budgets):
+                self._joint_budget(joint, budgets[:number], (*path, "budgets", number))
         objectives = holder.get("objectives")
         if isinstance(objectives, list):
             for number, name in enumerate(objectives):
@@ -251,8 +254,28 @@ class Checker:
         if repeated and key == "budgets":  # winners are named after their budgets, so two would have one name
             self.problem(path, f"{repeated[0]!r} is listed twice. Expected each budget once.")
 
+    def _joint_budget(self, joint: Any, earlier: list[Any], path: KeyPath) -> None:
+        """Check the bounds that one winner must meet together."""
+        if not all(isinstance(each, dict) for each in (joint, *earlier)):
+            return  # reported as a wrong type
+        if not joint:
+            self.problem(path, "bounds nothing. Expected {cost: bound}.")
+            return
+        is_repeated = len(budget_texts([*earlier, joint])) == len(budget_texts(earlier))
+        if is_repeated:  # winners are named after their budgets, so two would have one name
+            self.problem(path, "is listed twice. Expected each budget once.")
+            return
+        for cost, value in joint.items():
+            if isinstance(value, list):
+                text = "has several bounds, but this is one budget. Expected one bound, and a budget for each."
+                self.problem((*path, cost), text)
+                continue
+            self._bounds_of_cost("budgets", cost, value, (*path, cost))
+
     def _objective(self, objective: str, path: KeyPath) -> None:
         """Check one objective of a search: a metric of the task, or a cost after ``-``."""
+        if objective == PRIMARY:
+            return
         name = objective.removeprefix("-")
         fault = ""
         higher_is_better = False

@@ -17,6 +17,7 @@ from typing import Any
 from nasframe.errors import LONGEST_WORD, Problem, RecipeError, suggestion
 from nasframe.recipe.merge import merge
 from nasframe.recipe.overrides import Override, change
+from nasframe.recipe.teacher import write_out_teacher
 from nasframe.recipe.yaml import KeyPath, Node, Position, read
 
 FORMAT = 1
@@ -104,10 +105,22 @@ def read_recipe(
     if root is None:
         return None, problems
     change(root, overrides, problems)
+    write_out_teacher(root, functools.partial(_is_example, root), problems)
     if base is not None:
         home = Path(base)
     positions = dict(_positions(root, ()))
     return Recipe(root.plain(), positions, path, home), problems
+
+
+def _is_example(root: Node, model: Node) -> bool:
+    """Tell whether the model of a recipe comes from a packaged recipe, and its teacher does not."""
+    teacher = root.value["teacher"]
+    return _is_packaged(model.at) and not _is_packaged(teacher.at)
+
+
+def _is_packaged(at: Position) -> bool:
+    """Tell whether something is written in a packaged recipe."""
+    return bool(at.line) and Path(at.file).resolve().is_relative_to(recipes_root().resolve())
 
 
 def _wrap(value: Any, at: Position) -> Node:

@@ -12,7 +12,7 @@ OF_STAGES = frozenset({"use", "name", "save_as", "from", "space"})
 """Options that stay when a stage uses another plugin: they are the stage's own."""
 OF_SAMPLERS = frozenset({"use", "join"})
 """Options that stay when another sampler takes the place of one: the framework itself understands them."""
-REPLACED = ("model", "task", "space", "sampler", "trainer", "stages")
+REPLACED = ("model", "teacher", "task", "space", "sampler", "trainer", "stages")
 """Keys whose switches and ``set`` go with them when a recipe that extends another replaces them."""
 
 

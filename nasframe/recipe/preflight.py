@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry
 from nasframe.errors import NasframeError, PluginError, RecipeError
 from nasframe.interfaces import (
+    CheckpointModel,
     FileCheckingTaskFactory,
     LocalTokenizerModel,
     OutlinedModel,
     SkeletonModel,
+    TaskFactoryTraits,
     TrainJob,
     member,
+    traits_of,
     written_arch,
 )
 from nasframe.options import Fault
 from nasframe.outline import Outline, sizes_suffice
-from nasframe.plan import PlannedStage, needs_space, same_shape, uses_supernet
+from nasframe.plan import PlannedStage, distils, needs_space, same_shape, uses_supernet
 from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.supernets import makes_supernet, supernet_faults
 from nasframe.recipe.yaml import KeyPath
 from nasframe.records import TrainOptions
+from nasframe.stages.teachers import EXPECTED
 from nasframe.stages.trials import split_fit
 
 if TYPE_CHECKING:
@@ -38,16 +42,18 @@ if TYPE_CHECKING:
 
 def input_refusals(
     model: Mapping[str, Any] | None,
+    teacher: Mapping[str, Any] | None,
     task: Mapping[str, Any] | None,
     estimators: Mapping[str, Mapping[str, Any] | None],
     base: Path,
 ) -> Iterator[Fault]:
-    """Ask a recipe's model, task and costs that have ``validate`` whether they go together.
+    """Ask a recipe's model, teacher, task and costs that have ``validate`` whether they go together.
 
     Nothing is fetched: only configurations, headers of files and tokenizers that are at hand are read.
 
     Args:
         model: the resolved ``use`` of the model; ``None`` for a recipe without one, or if its options have problems.
+        teacher: that of the teacher, or ``None`` likewise.
         task: that of the task, or ``None`` likewise.
         estimators: those of the costs that the recipe may ask for, by name.
         base: the recipe's folder.
@@ -58,20 +64,45 @@ def input_refusals(
     if model is None:
         return
     try:
-        source: Any = registry.make_model(model, task, {"base": base, "notify": _unheard})
-        validate = member(source, "validate")
-        if validate is not None:
-            with naming_plugins():
-                validate()
+        source = _sound_model(model, task, base)
     except NasframeError as error:
         # A checkpoint that cannot be loaded has no tokenizer and no sizes to ask the others about.
-        yield from _texts(("model",), error)
+        yield from _texts(("teacher" if model == teacher else "model",), error)
         return
+    if teacher is not None:
+        yield from _teacher_refusals(teacher, task, base)
     if task is not None:
         yield from _task_refusals(source, task)
     for name, use in estimators.items():
         if use:
             yield from _estimator_refusals(source, name, use)
+
+
+def _sound_model(model: Mapping[str, Any], task: Mapping[str, Any] | None, base: Path) -> Any:
+    """Make a model, and let it judge its own files.
+
+    Raises:
+        NasframeError: they cannot be loaded.
+    """
+    source: Any = registry.make_model(model, task, {"base": base, "notify": _unheard})
+    validate = member(source, "validate")
+    if validate is not None:
+        with naming_plugins():
+            validate()
+    return source
+
+
+def _teacher_refusals(teacher: Mapping[str, Any], task: Mapping[str, Any] | None, base: Path) -> Iterator[Fault]:
+    """Ask a recipe's teacher whether its checkpoint can be loaded, and brings every weight."""
+    try:
+        source = _sound_model(teacher, task, base)
+        if isinstance(source, CheckpointModel):
+            with naming_plugins():
+                fault = source.untrained(local=True)
+            if fault:
+                yield ("teacher",), f"{fault}. {EXPECTED}"
+    except NasframeError as error:
+        yield from _texts(("teacher",), error)
 
 
 def _task_refusals(model: Any, task: Mapping[str, Any]) -> Iterator[Fault]:
@@ -176,6 +207,7 @@ def refusals(plan: Plan) -> Iterator[Fault]:
     """
     for option, text in _file_refusals(plan):
         yield ("task", *option), text
+    yield from _unlabelled_refusals(plan)
     yield from supernet_faults(plan)
     # After a transform that cuts the network, its sizes are not known until the stage has run.
     of_known_shape = {stage.name for stage in same_shape(plan)}
@@ -275,6 +307,16 @@ def _file_refusals(plan: Plan) -> Iterator[Fault]:
         return
     for option, text in faults:
         yield (option,), text
+
+
+def _unlabelled_refusals(plan: Plan) -> Iterator[Fault]:
+    """Refuse examples without labels in a recipe of which no stage could use them."""
+    if not plan.task:
+        return
+    option = traits_of(TaskFactoryTraits, registry.find("task", plan.task["use"]).load()).unlabelled
+    if option and plan.task.get(option) is not None and not any(distils(stage) for stage in plan.stages):
+        text = "only distillation uses examples without labels. Expected a training with a modifier that has a teacher."
+        yield ("task", option), text
 
 
 def _transform_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:

@@ -112,7 +112,7 @@ def _check_parts(check: Checker, files: PluginFiles) -> _Parts:
         for fault in registry.file_faults(file):
             check.problem(place, fault)
     _check_top_level(check)
-    uses = {key: check.use(key, check.data.get(key), (key,)) for key in PLUGIN_KEYS}
+    uses = _checked_uses(check)
     declared = _check_estimators(check)
     # Costs and metrics must be known before bounds and objectives, which may name any of them.
     bare_space = _check_bare_space(check, uses)
@@ -126,6 +126,21 @@ def _check_parts(check: Checker, files: PluginFiles) -> _Parts:
     check.wanted = dict.fromkeys([*declared, *always])
     check.limits(check.data, ())
     return _Parts(files, uses, declared, bare_space)
+
+
+def _checked_uses(check: Checker) -> dict[str, dict[str, Any] | None]:
+    """Check the plugins at the top level; return each with all its options."""
+    data = check.data
+    compresses_teacher = data.get("teacher") is not None and data.get("model") == data["teacher"]
+    uses: dict[str, dict[str, Any] | None] = {}
+    for key, kind in PLUGIN_KEYS.items():
+        if key == "model" and compresses_teacher:
+            uses[key] = None  # in its place; what the recipe wrote once is checked once, as the teacher
+            continue
+        uses[key] = check.use(kind, data.get(key), (key,))
+    if compresses_teacher:
+        uses["model"] = uses["teacher"]
+    return uses
 
 
 def _load_plugin_files(check: Checker) -> PluginFiles:
@@ -222,7 +237,7 @@ def _check_bare_space(check: Checker, uses: Mapping[str, dict[str, Any] | None])
         if not check.data.get("model"):
             check.problem(("model",), "missing. Every recipe needs a model, unless its space works without one.")
         return None
-    for key in ("model", "estimators"):
+    for key in ("model", "teacher", "estimators"):
         if check.data.get(key):
             text = f"space {use['use']!r} has no network, and brings its own costs. Expected no {key!r}."
             check.problem((key,), text)
@@ -257,12 +272,14 @@ def _wanted_estimators(check: Checker, parts: _Parts) -> dict[str, dict[str, Any
 
 
 def _ask_inputs(check: Checker, parts: _Parts, estimators: Mapping[str, dict[str, Any]]) -> None:
-    """Let model, task and costs say whether they go together; a part that has problems already is not asked."""
+    """Let model, teacher, task and costs say whether they go together; none is asked that has problems already."""
     # By the first word of the path: a wrong option of the model may be what the task would stumble over.
     wrong = {problem.path.partition(".")[0] for problem in check.problems}
     sound = {kind: use for kind, use in parts.uses.items() if kind not in wrong}
     costs = {} if "estimators" in wrong else estimators
-    for place, text in input_refusals(sound.get("model"), sound.get("task"), costs, check.recipe.base):
+    for place, text in input_refusals(
+        sound.get("model"), sound.get("teacher"), sound.get("task"), costs, check.recipe.base
+    ):
         check.problem(place, text)
 
 
@@ -299,6 +316,7 @@ def _put_together(
         seed=seed,
         base=recipe.base,
         model=uses["model"] or {},
+        teacher=uses["teacher"],
         task=uses["task"] or {},
         space=uses["space"],
         sampler=uses["sampler"],

@@ -24,6 +24,7 @@ NOTHING: Shape = {"type": "null"}
 TEXTS: Shape = {"type": "array", "items": {"type": "string"}}
 BOUND: Shape = {"anyOf": [{"type": ["string", "number"]}, {"type": "array"}]}
 BOUNDS: Shape = {"type": "object", "additionalProperties": BOUND}
+JOINT: Shape = {"type": "array", "items": {"type": "object", "additionalProperties": {"type": ["string", "number"]}}}
 
 
 def recipe_schema() -> Shape:
@@ -74,7 +75,7 @@ def _top_level(key: str) -> Shape:
     if key in PLUGIN_KEYS:
         # A fragment, or a recipe that extends one, may give options without naming the plugin, or null to remove it.
         options_alone = {"type": "object", "not": {"required": ["use"]}}
-        return _any_of(_reference(key), options_alone, NOTHING)
+        return _any_of(_reference(PLUGIN_KEYS[key]), options_alone, NOTHING)
     if key == "stages":
         stages = [_stage(verb) for verb in VERBS]
         return {"type": "array", "items": _any_of(*stages, _repeat())}
@@ -84,7 +85,7 @@ def _top_level(key: str) -> Shape:
         "plugins": TEXTS,
         "objectives": TEXTS,
         "constraints": _any_of(BOUNDS, NOTHING),
-        "budgets": _any_of(BOUNDS, NOTHING),
+        "budgets": _any_of(BOUNDS, JOINT, NOTHING),
         "estimators": {"type": "object"},
         "set": {"type": "object"},
         "switches": {"type": "object", "additionalProperties": {"type": "object"}},

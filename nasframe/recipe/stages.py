@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from nasframe import registry
-from nasframe.declarations import KnownNames, Stage, budgets_of, outcome_of
+from nasframe.declarations import TEACHER, KnownNames, Stage, budgets_of, outcome_of
 from nasframe.errors import NasframeError, listing, suggestion
+from nasframe.folders import shared_folder
 from nasframe.measures import loss_fault
 from nasframe.options import Fault, groups_of, ref_kind, unknown_option, validate
 from nasframe.plan import PlannedStage, needs_space
@@ -224,7 +225,7 @@ class StageChecker:
         # What options mean can only be checked if their types fit: 'epochs: soon' cannot be compared with anything.
         sound = {key: value for key, value in options.items() if written.at(key) not in self.check.wrong}
         stage = CheckedStage(written.verb, written.name, written.options, sound)
-        for text in self._space_faults(stage):
+        for text in self._needs(stage):
             self.check.problem(written.path, text)
         within = sound.get("within")
         if self.bare_space is not None and isinstance(within, dict):
@@ -243,10 +244,12 @@ class StageChecker:
         # Even if the stage has problems: else every later stage that names its results would be reported, too.
         self._note_outcome(stage, written)
 
-    def _space_faults(self, stage: CheckedStage) -> Iterator[str]:
-        """Yield what a stage needs and the recipe does not have: a network, or a space."""
+    def _needs(self, stage: CheckedStage) -> Iterator[str]:
+        """Yield what a stage needs and the recipe does not have: a network, a space, or a teacher."""
         if self.bare_space is not None and _needs_net(stage):
             yield "needs a network, but the recipe's space has none. Expected searches only."
+        if stage.verb == "load" and self.check.data.get(TEACHER) is None:
+            yield "needs a teacher. Expected 'teacher:' at the recipe's top level."
         has_space = stage.options.get("space", self.check.data.get("space")) is not None
         if not has_space and needs_space(stage.verb, stage.options):
             yield "needs a space. Expected 'space:' at the recipe's top level, or in the stage."
@@ -280,6 +283,9 @@ class StageChecker:
             kind = "a model" if name in self.known.models else "an architecture"
             self.check.problem(path, f"an earlier stage gave the name {name!r} to {kind}. Expected another.")
         self.known = self.known.after(outcome)
+        clash = shared_folder(sorted(self.known.models))
+        if clash is not None and not set(clash).isdisjoint(outcome.saves):
+            self.check.problem(path, f"{clash[0]!r} and {clash[1]!r} would share a folder. Expected another name.")
         for cost in VERBS[verb].declaration.costs(stage):
             if cost in self.check.costs:
                 self.check.wanted[cost] = None

@@ -21,14 +21,17 @@ class TopLevel:
         plugins: one-file plugins to load; paths start from the recipe's folder.
         seed: the seed from which all random streams are derived.
         model: the network and its tokenizer.
+        teacher: a trained network to distil from as it stands, in place of the stage that trains one; without a model
+            of its own the recipe compresses it.
         task: data, loss and metrics.
         space: what may vary, and how a choice becomes a network.
         sampler: the shared sampler, which stages use as ``sampler: shared``.
         trainer: runs the training loop of every stage that does not name another one.
         estimators: costs with options of their own, by the name that bounds and objectives use.
         constraints: bounds that every winner of a search must meet.
-        budgets: bounds that each get their own winner.
-        objectives: what searches maximise, with ``-`` before costs and losses; default: the task's primary metric.
+        budgets: bounds that each get their own winner: by cost, or a list of mappings of bounds to meet together.
+        objectives: what searches maximise, with ``-`` before costs and losses; ``primary``, the default, is the task's
+            primary metric.
         stages: what to do, in order.
         set: overrides by dotted path, which also reach into the stages of an extended recipe.
         switches: named sets of overrides, turned on by ``NAME=true``.
@@ -40,17 +43,26 @@ class TopLevel:
     plugins: list[str] = field(default_factory=list)
     seed: Seed = 0
     model: Any = None
+    teacher: Any = None
     task: Any = None
     space: Any = None
     sampler: Any = None
     trainer: Any = None
     estimators: Mapping[str, Any] = field(default_factory=dict)
     constraints: Mapping[str, Any] = field(default_factory=dict)
-    budgets: Mapping[str, Any] = field(default_factory=dict)
+    budgets: Mapping[str, Any] | list[Mapping[str, Any]] = field(default_factory=dict)
     objectives: list[str] | None = None
     stages: list[Any] = field(default_factory=list)
     set: Mapping[str, Any] = field(default_factory=dict)
     switches: Mapping[str, Any] = field(default_factory=dict)
 
 
-PLUGIN_KEYS = ("model", "task", "space", "sampler", "trainer")
+PLUGIN_KEYS: Mapping[str, str] = {
+    "model": "model",
+    "teacher": "model",
+    "task": "task",
+    "space": "space",
+    "sampler": "sampler",
+    "trainer": "trainer",
+}
+"""Keys that name a plugin → its kind."""

@@ -11,11 +11,18 @@ from typing import Any
 
 from nasframe.report import tables
 from nasframe.report.data_table import data_lines, data_rows
+from nasframe.report.detail_sections import detail_sections
 from nasframe.report.format import titled
+from nasframe.report.recommend import shipped, shown_role
 from nasframe.report.records import ChoiceRow, LedgerRow, ModelRow, RunReport, SearchRow
 from nasframe.report.sections import Cell, Grid, Highlight, Page, Picture, Remark, Row, Section, plain_grid
 
 CAPTIONS = {
+    "models": (
+        "Accuracy against cost",
+        "Every model on held-out data; the bars are 95 % intervals over the examples (bootstrap). The noise of training"
+        " is not in them.",
+    ),
     "pareto": (
         "Score against cost",
         "Every evaluated trial of the search, its front, and the finished models. Trials are scored on the selection"
@@ -32,6 +39,10 @@ CAPTIONS = {
         "Multiply-accumulates that were really run, padding included, and seconds, by stage.",
     ),
 }
+EXPORT = "nasframe export ."
+"""The command that writes a run's recommended models, given in its directory."""
+FIRST_PICTURES = ("models", "pareto")
+"""The figures that stand above the table of models, by the beginning of their names."""
 STORED = (
     "model",
     "matrices of the encoder's layers",
@@ -72,7 +83,6 @@ def laid_out(report: RunReport, figures: Mapping[str, Any]) -> Page:
         report: what is shown.
         figures: name → content of a :class:`nasframe.report.sections.Picture`.
     """
-    winners = [model for model in report.models if model.role == "winner"]
     warnings = [Remark(text, tone="warn", strong=True) for text in _warnings(report)]
     return Page(
         kind="nasframe report",
@@ -80,8 +90,17 @@ def laid_out(report: RunReport, figures: Mapping[str, Any]) -> Page:
         summary=_summary(report),
         remarks=warnings,
         sections=list(_sections(report, figures)),
-        highlights=[_highlight(report, winner) for winner in winners],
+        highlights=[_highlight(report, model) for model in shipped(report.models) if model.score is not None],
+        lead=_lead(report),
     )
+
+
+def _lead(report: RunReport) -> list[str]:
+    """Return the recommendations, and how the models are handed on; nothing while a run is under way."""
+    lines = [recommendation.text for recommendation in report.recommendations]
+    if not lines or not report.finished:
+        return []
+    return [*lines, f"To write them for other programs, here in the run directory: {EXPORT}"]
 
 
 def caption(name: str) -> tuple[str, str]:
@@ -119,8 +138,14 @@ def _warnings(report: RunReport) -> list[str]:
 
 def _sections(report: RunReport, figures: Mapping[str, Any]) -> Iterator[Section]:
     """Yield the sections in order; those without content are left out."""
+    pictures = {name: _picture(name, content) for name, content in figures.items()}
+    first = [picture for name, picture in pictures.items() if name.startswith(FIRST_PICTURES)]
+    if first:
+        yield Section(pictures=first)
     if report.models:
         yield _models(report)
+    for detail in report.details:
+        yield from detail_sections(report, detail)
     summary = report.data.get("summary")
     if summary is not None:  # a task need not have one
         heading, *rows = data_rows(summary)
@@ -129,12 +154,9 @@ def _sections(report: RunReport, figures: Mapping[str, Any]) -> Iterator[Section
     if report.notices:
         pairs = [(notice["place"], notice["text"]) for notice in report.notices]
         yield Section("Decided without being asked", pairs=pairs)
-    pictures = []
-    for name, content in figures.items():
-        title, text = caption(name)
-        pictures.append(Picture(title, text, content))
-    if pictures:
-        yield Section(pictures=pictures)
+    others = [picture for name, picture in pictures.items() if not name.startswith(FIRST_PICTURES)]
+    if others:
+        yield Section(pictures=others)
     for search in report.searches:
         yield _search(report, search)
     facts = _model_facts(report)
@@ -147,6 +169,11 @@ def _sections(report: RunReport, figures: Mapping[str, Any]) -> Iterator[Section
     yield Section("Provenance", pairs=_provenance(report))
     if report.recipe:  # packed records of runs have none
         yield Section("Recipe, resolved", source=report.recipe, folded=True)
+
+
+def _picture(name: str, content: Any) -> Picture:
+    title, text = caption(name)
+    return Picture(title, text, content)
 
 
 # ---- models
@@ -191,12 +218,13 @@ def _models(report: RunReport) -> Section:
     rows = []
     starts_budget = True  # a line above the row sets the budgets apart
     for model in report.models:
-        cells = [_name_cell(model), _score_cell(report, model)]
+        role = shown_role(report.models, model)
+        cells = [_name_cell(model, role), _score_cell(report, model)]
         for companion in companions:
             cells.append(Cell(tables.measured(report, model, companion)))
         for cost in columns:
             cells.append(_cost_cell(report, model, cost))
-        kind = f"{model.role} group" if starts_budget else model.role
+        kind = f"{role} group" if starts_budget else role
         rows.append(Row(cells, kind))
         starts_budget = model.last_of_budget
     heading = ["model", name, *companions.values(), *columns.values()]
@@ -205,16 +233,24 @@ def _models(report: RunReport) -> Section:
         notes.append(tables.removed(report.removal_errors))
     return Section(
         "Models",
-        f"{report.split} {name}, with the gain over the teacher; costs, with their share of the teacher's.",
+        f"{report.split} {name}, with the gain over the teacher{_interval_text(report)}; costs, with their share of the"
+        " teacher's.",
         grids=[Grid(heading, rows, kind="models")],
         notes=notes,
     )
 
 
-def _name_cell(model: ModelRow) -> Cell:
+def _interval_text(report: RunReport) -> str:
+    """Say which interval stands next to a gain, if some model has one."""
+    if any(model.gain_interval is not None for model in report.models):
+        return " and its 95 % interval (paired bootstrap over the examples)"
+    return ""
+
+
+def _name_cell(model: ModelRow, role: str) -> Cell:
     if not model.over_budget:
-        return Cell(model.name, label=model.role)
-    return Cell(model.name, label=model.role, aside=f"over budget: {model.over_budget}", tone="warn")
+        return Cell(model.name, label=role)
+    return Cell(model.name, label=role, aside=f"over budget: {model.over_budget}", tone="warn")
 
 
 def _score_cell(report: RunReport, model: ModelRow) -> Cell:
@@ -223,6 +259,8 @@ def _score_cell(report: RunReport, model: ModelRow) -> Cell:
     if model.role == "teacher" or model.gain is None:
         return Cell(text)
     gain = tables.difference(form, model.gain)
+    if model.gain_interval is not None:
+        gain += f" [{tables.ends(form, model.gain_interval)}]"
     return Cell(text, aside=gain, tone="down" if model.gain < 0 else "up")
 
 

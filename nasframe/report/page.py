@@ -103,12 +103,12 @@ def render(template: str, package: str = "nasframe", **context: Any) -> str:
 
 def trials_frame(run_dir: Path | str) -> pd.DataFrame:
     """Return every trial of a run: a row each, and a column for each metric, cost, objective and knob."""
-    return _frame(read_run(run_dir))
+    return _frame(read_run(run_dir, examples=False))
 
 
 def front_frame(run_dir: Path | str) -> pd.DataFrame:
     """Return the trials on a search's front: none beats them in the score and in every budgeted cost."""
-    report = read_run(run_dir)
+    report = read_run(run_dir, examples=False)
     on_front: set[tuple[str, int]] = set()
     for search in report.searches:
         for point in search.points:

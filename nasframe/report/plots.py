@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasframe.records import CostFormat, MetricFormat, plus
 from nasframe.report.format import following_unit, titled
+from nasframe.report.recommend import shown_role
 from nasframe.report.records import FullSize, LayerRow, ModelRow, RunReport, SearchRow
 from nasframe.report.tables import aim, duration, human, metric, short
 from nasframe.store import write_text
@@ -37,6 +38,8 @@ ROLES = {
     "model": (GREY, "s", 48.0),
 }
 LEDGER_COLORS = {"student": BLUE, "teacher": GREEN, "evaluation": ORANGE}
+USUAL_COSTS = ("encoder_params", "macs", "params", "size", "latency")
+"""The costs to draw finished models against if no budget names one: the first that all have."""
 WIDTH = 5.2
 """Inches across of every figure."""
 
@@ -45,10 +48,13 @@ def figures(report: RunReport) -> dict[str, Figure]:
     """Draw every figure that the report has data for.
 
     Returns:
-        Name → figure: ``pareto`` (``pareto-STAGE`` for further searches, ``-COST`` for further costs),
+        Name → figure: ``models``, ``pareto`` (``pareto-STAGE`` for further searches, ``-COST`` for further costs),
         ``layers``, ``curves``, ``ledger``.
     """
     drawn: dict[str, Figure] = {}
+    cost = _model_cost(report)
+    if cost is not None:
+        drawn["models"] = models(report, cost)
     for search in report.searches:
         if not search.points:
             continue
@@ -91,6 +97,59 @@ def save(figure: Figure, path: Path, title: str) -> str:
 
 
 # ---- score against cost
+
+
+def _model_cost(report: RunReport) -> str | None:
+    """Choose the cost to draw the finished models against; ``None`` if no model has an interval to draw."""
+    measured = [model for model in report.models if model.interval is not None]
+    bounded = [cost for search in report.searches for cost in search.costs]
+    for cost in [*bounded, *USUAL_COSTS]:
+        if len(measured) > 1 and all(model.costs.get(cost) is not None for model in measured):
+            return cost
+    return None
+
+
+def models(report: RunReport, cost: str) -> Figure:
+    """Draw the finished models with the intervals of their scores, each with its name.
+
+    Args:
+        report: the report.
+        cost: the cost to draw against.
+    """
+    figure, axes = _axes(WIDTH, 3.9)
+    form = report.metric_format(report.metric)
+    shown = []
+    for model in report.models:
+        if model.interval is not None:
+            shown.append((float(model.costs[cost]), model.interval, model))
+    shown.sort(key=lambda entry: (entry[0], entry[1].value))
+    span = max(x for x, _, _ in shown) or 1.0
+    roles: set[str] = set()
+    last_x, height = -span, 0
+    for x, interval, model in shown:
+        role = shown_role(report.models, model)
+        color, marker, area = ROLES[role]
+        below, above = interval.value - interval.low, interval.high - interval.value
+        axes.errorbar(x, interval.value, yerr=[[below], [above]], color=color, lw=1.1, capsize=2.5, zorder=3)
+        label = ""
+        if role not in roles:
+            label = role if role == "teacher" else f"{role}s"
+        axes.scatter([x], [interval.value], s=area, color=color, marker=marker, edgecolors=PAPER, zorder=4, label=label)
+        roles.add(role)
+        # Models of nearly one cost would have their names on top of each other.
+        height = height + 1 if x - last_x < 0.12 * span else 0
+        last_x = x
+        place = (x, interval.low)
+        axes.annotate(
+            short(model.name, 22), place, (3, -9 - 9 * height), textcoords="offset points", fontsize=6.5, color=INK
+        )
+    axes.margins(x=0.14, y=0.16)
+    axes.xaxis.set_major_formatter(count_ticks)
+    axes.yaxis.set_major_formatter(metric_ticks(form))
+    axes.set_xlabel(cost_label(cost, report.cost_format(cost)))
+    axes.set_ylabel(f"{report.split} {titled(report.metric, form)}")
+    legend(figure, axes)
+    return figure
 
 
 def pareto(report: RunReport, search: SearchRow, cost: str) -> Figure:

@@ -12,11 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from nasframe.declarations import KnownNames, declaration_of, stages_of
+from nasframe.declarations import KnownNames, budgeted_costs, budgets_of, declaration_of, stages_of
 from nasframe.errors import RunError
+from nasframe.folders import model_folder
 from nasframe.records import CostFormat, plus
 from nasframe.report.budgets import bounds_of, over_budget
+from nasframe.report.details import with_examples
 from nasframe.report.format import PLAIN_COST, cost_formats, is_about_measurement, metric_formats
+from nasframe.report.predictions import ReadExamples
+from nasframe.report.recommend import recommendations
 from nasframe.report.records import (
     ChoiceRow,
     FullSize,
@@ -69,16 +73,17 @@ class _Database:
         return [stage["result"] for stage in self.stages]
 
 
-def gather(run_dir: Path | str) -> dict[str, Any]:
+def gather(run_dir: Path | str, examples: bool = True) -> dict[str, Any]:
     """Return the JSON-plain content of ``report.json``; see :func:`read_run`."""
-    return asdict(read_run(run_dir))
+    return asdict(read_run(run_dir, examples))
 
 
-def read_run(run_dir: Path | str) -> RunReport:
+def read_run(run_dir: Path | str, examples: bool = True) -> RunReport:
     """Read all that a report shows; nothing is written.
 
     Args:
         run_dir: a run directory, of a finished run or of one under way.
+        examples: whether to read the models' predictions too, for intervals and what is shown class by class.
 
     Raises:
         UsageError: there is no run in the directory, or its recipe was changed since.
@@ -103,7 +108,7 @@ def read_run(run_dir: Path | str) -> RunReport:
     run_seconds = sum(stage["run_seconds"] or 0.0 for stage in database.stages)
     searches = _searches(database, recipe, costs)
     searches.sort(key=lambda search: search.stage in untrained)  # those of the baselines come last
-    return RunReport(
+    report = RunReport(
         format_version=FORMAT_VERSION,
         name=recipe.get("name") or directory.resolve().name,
         description=_description(recipe),
@@ -131,6 +136,18 @@ def read_run(run_dir: Path | str) -> RunReport:
         recipe=recipe_text,
         trials=[_trial(row) for row in database.trials],
     )
+    if examples:
+        report = with_examples(report, directory, _read_examples(database))
+    return replace(report, recommendations=recommendations(report))
+
+
+def _read_examples(database: _Database) -> ReadExamples:
+    """Return the examples that the run keeps as a person reads them, of all of its evaluations."""
+    kept = ReadExamples({})
+    for result in database.results:
+        if "examples" in result:
+            kept = kept.joined(ReadExamples.of(result["examples"]))
+    return kept
 
 
 def finished(directory: Path) -> bool:
@@ -374,7 +391,7 @@ def _models(
         stored = None
         if place.blueprint.get("quantised"):  # the report has a table of its own for these
             stored = model_facts.pop("stored", former_stored.get(name))
-        files = sorted(directory.glob(f"models/{name}/predictions*.csv"))
+        files = sorted(model_folder(directory, name).glob("predictions*.csv"))
         models.append(
             ModelRow(
                 name=name,
@@ -549,10 +566,8 @@ def _cost_axes(recipe: Mapping[str, Any], trials: Rows) -> list[str]:
     counted: set[str] = set()
     for trial in trials:
         counted.update(trial["costs"])
-    budgets = recipe.get("budgets")
-    bounded = []
-    if isinstance(budgets, Mapping):
-        bounded = [name for name in budgets if name in counted]
+    budgets = budgets_of({}, recipe.get("budgets"))
+    bounded = [name for name in budgeted_costs(budgets) if name in counted]
     if bounded:
         return bounded
     by_familiarity = [*AXES, *sorted(counted)]

@@ -13,6 +13,85 @@ from nasframe.records import CostFormat, MetricFormat
 from nasframe.report.format import PLAIN_COST, metric_format
 
 Role: TypeAlias = Literal["teacher", "winner", "model", "baseline"]
+Confusion: TypeAlias = list[list[int]]
+"""Examples by label (rows) and prediction (columns)."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number with its 95 % interval over the examples."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class, and how well a model and its teacher tell it; ``None`` stands for a quotient of zeros."""
+
+    name: str
+    examples: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    teacher_precision: float | None
+    teacher_recall: float | None
+    teacher_f1: float | None
+
+
+@dataclass(frozen=True)
+class CutScores:
+    """The metric on the texts that were cut and on the others, of a model and of its teacher."""
+
+    cut: int
+    examples: int
+    on_cut: float | None
+    on_others: float | None
+    teacher_on_cut: float | None
+    teacher_on_others: float | None
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """An example on which a model and its teacher disagree; without a text only its number in the split is known."""
+
+    id: int
+    text: str
+    cut: bool
+    label: str
+    model: str
+    teacher: str
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class ModelDetail:
+    """A model to ship, compared with its teacher example by example.
+
+    ``classes`` is empty for real values; the confusion matrices are, too, and if there are many classes.
+    """
+
+    model: str
+    teacher: str
+    examples: int
+    only_model: int | None
+    only_teacher: int | None
+    p: float | None
+    classes: Sequence[ClassRow]
+    confusion: Confusion
+    teacher_confusion: Confusion
+    cut: CutScores | None
+    disagreements: Sequence[Disagreement]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A model to ship, and why, in plain words."""
+
+    model: str
+    budget: str | None
+    text: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +136,8 @@ class ModelRow:
     over_budget: str | None
     layers: Sequence[LayerRow]
     predictions: Sequence[str]
+    interval: Measure | None = None
+    gain_interval: Measure | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +275,8 @@ class RunReport:
     environments: Sequence[Mapping[str, Any]]
     recipe: str
     trials: Sequence[TrialRow]
+    recommendations: Sequence[Recommendation] = field(default_factory=list)
+    details: Sequence[ModelDetail] = field(default_factory=list)
 
     def metric_format(self, metric: str) -> MetricFormat:
         """Return how a metric reads; a logged one may have its split and model before its name."""

@@ -21,6 +21,7 @@ class Cell:
         label: a pill below the text; it is also the class that colours it.
         aside: a small text below.
         tone: the class of the style sheet that colours the aside.
+        shade: a share from 0 to 1 by which a page shades the cell.
         bar: a share from 0 to 1 that a page draws as a bar.
     """
 
@@ -30,6 +31,7 @@ class Cell:
     aside: str = ""
     tone: str = ""
     bar: float | None = None
+    shade: float | None = None
 
     def __str__(self) -> str:
         """Return the cell in one line, as Markdown has it.
@@ -177,6 +179,7 @@ class Page:
         remarks: what a reader must know first.
         sections: in order.
         highlights: the numbers that matter most.
+        lead: the recommendation in plain words, which stands above all else.
     """
 
     kind: str
@@ -185,6 +188,7 @@ class Page:
     remarks: Sequence[Remark]
     sections: Sequence[Section]
     highlights: Sequence[Highlight] = ()
+    lead: Sequence[str] = ()
 
 
 def plain_rows(rows: Sequence[Sequence[str]]) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.records import CostFormat, MetricFormat
 from nasframe.report.format import cost_heading, following_unit, in_column_order, is_about_measurement, titled
-from nasframe.report.records import ModelRow, RunReport, SearchRow
+from nasframe.report.records import Measure, ModelRow, RunReport, SearchRow
 
 if TYPE_CHECKING:
     from rich.console import JustifyMethod
@@ -103,6 +103,15 @@ def difference(form: MetricFormat, value: float | None, digits: int = 1) -> str:
     else:
         text = f"{value:+.{digits + 2}f}"
     return text.replace("-", "−")  # a true minus sign, as wide as the plus
+
+
+def ends(form: MetricFormat, interval: Measure) -> str:
+    """Write the ends of an interval of a difference, as :func:`difference` writes them.
+
+    >>> ends(MetricFormat(percent=True), Measure(-0.012, -0.021, 0.003))
+    '−2.1, +0.3'
+    """
+    return f"{difference(form, interval.low)}, {difference(form, interval.high)}"
 
 
 def companions(report: RunReport) -> dict[str, str]:

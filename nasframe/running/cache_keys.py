@@ -116,6 +116,8 @@ def definition(plan: Plan, position: int) -> dict[str, Any]:
         parts["keeps_net"] = keeps_net(plan, stage)  # the entry of a search that kept none has no such files
     # Paths are replaced by what lies there: the same data in another folder is the same data.
     with_contents: dict[str, Any] = contents(parts, plan.base)
+    if plan.teacher is not None:
+        with_contents["teacher"] = without_places(plan.teacher)
     with_contents["model"] = without_places(plan.model)
     with_contents["task"] = without_places(plan.task)
     return with_contents

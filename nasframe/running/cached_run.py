@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.digests import file_digest
+from nasframe.folders import MODELS, folder_name
 from nasframe.notices import Notice
 from nasframe.reads import UNKNOWN, Recorder, is_below, state
 from nasframe.running.cache import ROWS, Cache, CacheEntry, copy_or_link
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 Change = tuple[str, str, str]
 """A file that is not as it was: its name, its state then, its state now."""
+
+
+MODEL_NAME = 0
+"""The column of a model's name in the rows of an entry, which have the order of the table."""
 
 
 class CachedRun:
@@ -72,7 +77,7 @@ class CachedRun:
         try:
             rows = json.loads(self.cache.blob(entry.files[ROWS]).read_text(encoding="utf-8"))
             with writing(self.store.directory):
-                self._place(entry.files)
+                self._place(entry.files, [row[MODEL_NAME] for row in rows["model"]])
         except FileNotFoundError:  # another process dropped the entry meanwhile: run the stage
             return False
         # What the stage cost when it was run stays visible: reports and ledgers are about the work, not this process.
@@ -217,8 +222,13 @@ class CachedRun:
             paths.append(self.store.checkpoint(name).path)
         return {path.relative_to(run).as_posix(): path for path in paths}
 
-    def _place(self, files: Mapping[str, str]) -> None:
-        """Make the run's files what they were after a stage."""
+    def _place(self, files: Mapping[str, str], names: Sequence[str]) -> None:
+        """Make the run's files what they were after a stage.
+
+        Args:
+            files: path in the run directory → digest of the content.
+            names: those of the run's models after the stage.
+        """
         run = self.store.directory
         # Digests are gone until all is in place: a kill must not leave those of other files.
         for model in self.store.files():
@@ -234,7 +244,7 @@ class CachedRun:
         for path in _results(run):
             if path.relative_to(run).as_posix() not in files:
                 path.unlink()
-        for model, digests in _by_model(files).items():
+        for model, digests in _by_model(files, names).items():
             self.store.put_files(model, digests)
 
 
@@ -244,16 +254,23 @@ def _results(run: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _by_model(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _by_model(files: Mapping[str, str], names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return the files of models by model, out of all files of an entry.
 
-    >>> _by_model({"models/a/config.json": "12", "checkpoints/work-a": "34"})
-    {'a': {'config.json': '12'}}
+    Args:
+        files: path in a run directory → digest of the content.
+        names: those of models whose folders may be called otherwise.
+
+    >>> _by_model({"models/a-50/config.json": "12", "checkpoints/work-a": "34"}, ["a@50%"])
+    {'a@50%': {'config.json': '12'}}
     """
+    owners = {folder_name(name): name for name in names}
     by_model: dict[str, dict[str, str]] = {}
     for path, content in files.items():
         folder, _, rest = path.partition("/")
         model, _, inside = rest.partition("/")
-        if folder == "models" and inside:
-            by_model.setdefault(model, {})[inside] = content
+        if folder == MODELS and inside:
+            # Entries of earlier versions have folders that are called like the models.
+            owner = owners.get(model, model)
+            by_model.setdefault(owner, {})[inside] = content
     return by_model

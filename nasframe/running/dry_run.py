@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nasframe.declarations import Outcome, listed, outcomes
-from nasframe.interfaces import MeasuredEstimator, Work, ends_of, reference_arch
-from nasframe.plan import asks_teacher, limits_of
+from nasframe.declarations import Outcome, budget_texts, budgeted_costs, listed, outcomes
+from nasframe.interfaces import MeasuredEstimator, Work, distilled_task, ends_of, reference_arch
+from nasframe.plan import asks_teacher, distils, limits_of
 from nasframe.plugin_errors import naming_plugins
 from nasframe.processes import device
 from nasframe.recipe.resolve import ALWAYS
@@ -61,6 +61,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
 
 def _described(plan: Plan) -> dict[str, Any]:
     inputs = RunInputs(plan)
+    inputs.load()
     work = inputs.work
     check_spaces(inputs)
     notify_of_options(inputs)
@@ -121,7 +122,7 @@ def ranges(inputs: RunInputs) -> dict[str, dict[str, Any]]:
 def _costs_of_interest(inputs: RunInputs) -> list[str]:
     """Return the names of the costs that the recipe bounds anywhere, and of those that are always shown."""
     plan = inputs.plan
-    names = {*plan.constraints, *plan.budgets}
+    names = {*plan.constraints, *budgeted_costs(plan.budgets)}
     for stage in plan.stages:
         if stage.verb == "search":  # which may have bounds of its own
             names.update(bounded_costs(plan, stage))
@@ -132,35 +133,41 @@ def _costs_of_interest(inputs: RunInputs) -> list[str]:
 def limit_rows(inputs: RunInputs) -> Iterator[dict[str, Any]]:
     """Yield each bound of each search once, and whether it can be met; ``None`` if only the run will show that."""
     # Searches often share their bounds; the same bound in another part of the domain is another question.
-    yielded: set[tuple[str, str, str]] = set()
+    yielded: set[str] = set()
     target_of = {target.stage.name: target for target in targets(inputs)}
     for stage in inputs.plan.stages:
         if stage.verb != "search":
             continue
-        within = canonical_json(stage.options.get("within"))
-        for name, bound in _bounds(inputs.plan, stage):
-            key = (name, str(bound), within)
+        within = stage.options.get("within")
+        for texts in _bounds(inputs.plan, stage):
+            key = canonical_json([texts, within])
             if key not in yielded:
                 yielded.add(key)
-                yield _limit_row(name, bound, target_of.get(stage.name))
+                yield from _rows_of_bounds(texts, target_of.get(stage.name))
 
 
-def _bounds(plan: Plan, stage: PlannedStage) -> Iterator[tuple[str, Any]]:
-    """Yield each bound of a search: the cost, and the bound as the recipe writes it."""
-    for limits in limits_of(plan, stage.options):
-        for name, bounds in limits.items():
-            for bound in listed(bounds):
-                yield name, bound
+def _bounds(plan: Plan, stage: PlannedStage) -> Iterator[dict[str, Any]]:
+    """Yield the bounds of a search as the recipe writes them, by cost; those of a joint budget together."""
+    constraints, budgets = limits_of(plan, stage.options)
+    for name, bounds in constraints.items():
+        for bound in listed(bounds):
+            yield {name: bound}
+    yield from budget_texts(budgets)
 
 
-def _limit_row(name: str, bound: Any, target: Target | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"cost": name, "text": str(bound), "reachable": None, "nearest": None}
-    if target is not None and name in target.full:
-        bounds = parse_bounds(bound, target.full[name])
-        value = target.nearest({name: bounds}).get(name, math.nan)
-        row["reachable"] = bounds.violation(value) == 0
-        row["nearest"] = value
-    return row
+def _rows_of_bounds(texts: dict[str, Any], target: Target | None) -> Iterator[dict[str, Any]]:
+    """Yield a row for each of some bounds: what the architecture that comes nearest to all of them has."""
+    known = {}
+    if target is not None:
+        known = {name: parse_bounds(text, target.full[name]) for name, text in texts.items() if name in target.full}
+    values = target.nearest(known) if target is not None and known else {}
+    for name, text in texts.items():
+        row: dict[str, Any] = {"cost": name, "text": str(text), "reachable": None, "nearest": None}
+        if name in known:
+            value = values.get(name, math.nan)
+            row["reachable"] = known[name].violation(value) == 0
+            row["nearest"] = value
+        yield row
 
 
 # ---- time
@@ -284,11 +291,15 @@ def describe(
     elif stage.verb == "search":
         passes, what = _search(stage, work)
         seconds = passes * seconds_per_example * share
-    elif stage.verb == "evaluate":
+    elif stage.verb in ("evaluate", "load"):
+        splits = []
+        share_of_models = 1.0 if stage.verb == "load" else share  # a teacher is a whole network
         for split, models in outcome.measures.items():
             examples = work.task.sizes[split]
-            seconds += len(models) * examples * seconds_per_example * share
-            what = f"evaluate on {split} ({examples} examples)"
+            seconds += len(models) * examples * seconds_per_example * share_of_models
+            splits.append(f"{split} ({examples} examples)")
+        act = "load the teacher, evaluate" if stage.verb == "load" else "evaluate"
+        what = f"{act} on {' and '.join(splits)}"
     return {"name": stage.name, "verb": stage.verb, "what": what, "seconds": seconds}
 
 
@@ -299,7 +310,8 @@ def _training(stage: PlannedStage, work: Work, share: float) -> tuple[float, str
     """
     options: TrainOptions = stage.options["options"]
     size = options.batch_size
-    batches = len(work.task.train_batches(0, 0, size))
+    task = distilled_task(work.task) if distils(stage) else work.task
+    batches = len(task.train_batches(0, 0, size))
     steps = options.max_steps or max(1, round((options.epochs or 1) * batches))
     what = f"train, {steps} steps of {size}"
     passes = 3.0

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from nasframe.errors import NasframeError, RunError
+from nasframe.errors import NasframeError, RunError, in_shell
 from nasframe.plugin_errors import described
 from nasframe.processes import leader
 from nasframe.storage import disk_problem
@@ -110,6 +110,6 @@ def _advice(plan: Plan, store: RunStore, error: BaseException) -> Iterator[str]:
             reuse = "--cache DIR keeps finished stages for that"
         yield f"{place}A resume would end in the same way. Change the recipe and run it again; {reuse}."
         return
-    yield f"{place}Go on with: nasframe run --resume {store.directory}"
+    yield f"{place}Go on with: nasframe run --resume {in_shell(store.directory)}"
     if has_cache:
         yield "Or change the recipe and run it again: stages before the change come from the cache."

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from nasframe.declarations import budgeted_costs
 from nasframe.errors import UnsatisfiableError
 from nasframe.interfaces import EstimatorTraits, MeasuredEstimator, Work, cost_table, traits_of
 from nasframe.outline import Outline
@@ -146,9 +147,8 @@ def _counting(plan: Plan) -> Iterator[tuple[str, Any]]:
     """Yield kind and ``use`` of the plugins that count the searches' costs: their spaces, and the bounded costs."""
     for stage in searches(plan):
         yield "space", stage.options.get("space") or plan.space
-        for limits in limits_of(plan, stage.options):
-            for name in limits:
-                yield "estimator", plan.estimators[name]
+        for name in bounded_costs(plan, stage):
+            yield "estimator", plan.estimators[name]
     if plan.space:
         yield "space", plan.space
 
@@ -202,7 +202,7 @@ def budgets_within(plan: Plan, stage: PlannedStage, full: dict[str, float]) -> l
 def bounded_costs(plan: Plan, stage: PlannedStage) -> list[str]:
     """Return the costs that a search stage bounds, each once."""
     constraints, budgets = limits_of(plan, stage.options)
-    return list({**constraints, **budgets})
+    return list(dict.fromkeys([*constraints, *budgeted_costs(budgets)]))
 
 
 def space_of(inputs: RunInputs, stage: PlannedStage) -> Any:

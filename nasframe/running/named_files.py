@@ -94,7 +94,7 @@ def without_places(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def declared_files(inputs: RunInputs) -> dict[str, str]:
-    """Return the digests of all files that model and task declare, also of those in declared folders.
+    """Return the digests of all files that model, teacher and task declare, also of those in declared folders.
 
     A name begins with its owner, as in ``model/config.json``, wherever the files lie.
     """
@@ -121,7 +121,7 @@ class FileNames:
     def __init__(self, inputs: RunInputs) -> None:
         plan = inputs.plan
         self.base = plan.base
-        self.places = dict(named_places({"model": plan.model, "task": plan.task}, plan.base))
+        self.places = dict(named_places({"model": plan.model, "teacher": plan.teacher, "task": plan.task}, plan.base))
         self.places.update(inputs.declared())
 
     def name(self, path: Path) -> str:

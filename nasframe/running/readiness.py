@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry
 from nasframe.declarations import KnownNames, matching, outcomes
 from nasframe.errors import UsageError
-from nasframe.interfaces import MeasuredEstimator, SpaceTraits, member, size_of, traits_of
-from nasframe.plan import needs_space, same_shape
+from nasframe.interfaces import MeasuredEstimator, SpaceTraits, distilled_task, member, size_of, traits_of
+from nasframe.plan import distils, needs_space, same_shape
 from nasframe.recipe.preflight import misfits
 from nasframe.recipe.supernets import makes_supernet
 from nasframe.running.feasibility import (
@@ -176,8 +176,9 @@ def notify_of_options(inputs: RunInputs) -> None:
 def remarks_on_training(inputs: RunInputs, stage: PlannedStage) -> Iterator[Remark]:
     """Yield the options of a training that mean something else than they seem to with these data."""
     options: TrainOptions = stage.options["options"]
-    examples = inputs.task.sizes["train"]
-    batches = len(inputs.task.train_batches(0, 0, options.batch_size))
+    task = distilled_task(inputs.task) if distils(stage) else inputs.task
+    examples = task.sizes["train"]
+    batches = len(task.train_batches(0, 0, options.batch_size))
     if 0 < examples < options.batch_size:
         text = f"{options.batch_size}, but there are only {examples} training examples: one batch has them all."
         yield "batch_size", text

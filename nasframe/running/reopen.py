@@ -8,8 +8,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasframe.errors import RecipeError, UsageError, listing, suggestion
-from nasframe.measures import objective_in
+from nasframe.errors import RecipeError, UsageError, in_shell, listing, suggestion
+from nasframe.folders import model_folder
+from nasframe.measures import PRIMARY, objective_in
 from nasframe.plan import changes_later, kept_net, searched_net
 from nasframe.records import Arch, Evaluation, Trial
 from nasframe.report.format import metric_format, metric_formats
@@ -44,9 +45,8 @@ class Finished:
         store = RunStore(self.directory, shared=True)
         try:
             if not store.get("finished"):
-                raise UsageError(
-                    f"{self.directory}: the run is not finished. Go on with it first: nasframe run --resume {directory}"
-                )
+                go_on = f"nasframe run --resume {in_shell(directory)}"
+                raise UsageError(f"{self.directory}: the run is not finished. Go on with it first: {go_on}")
             # The directory may have been edited, or copied in part, since the run finished.
             store.check()
             self.data: Mapping[str, Any] = store.get("data") or {}
@@ -72,7 +72,7 @@ class Finished:
         # Both are drawn or loaded from the model with the run's seed, so no copy of them was kept.
         if name in ("pretrained", "random"):
             return name, None
-        folder = self.directory / "models" / (name or kept_net(self.stage))
+        folder = model_folder(self.directory, name or kept_net(self.stage))
         if not (folder / "arch.json").is_file():
             raise UsageError(
                 f"{self.directory}: the super-network of stage {self.stage.name!r} was not kept. Expected {folder}. "
@@ -144,7 +144,7 @@ class Finished:
     def objective(self) -> str:
         """The first objective of the search."""
         objectives = self.stage.options.get("objectives") or self.plan.objectives
-        if objectives:
+        if objectives and objectives[0] != PRIMARY:
             first: str = objectives[0]
             return first
         primary = str(self.data["primary"])
@@ -224,7 +224,7 @@ class Finished:
         from nasframe.training.macs import MacCounter
 
         name = self.stage.options["teacher"]
-        folder = self.directory / "models" / name
+        folder = model_folder(self.directory, name)
         if not folder.is_dir() or changes_later(self.plan, self.stage, name):
             raise UsageError(
                 f"{self.directory}: the teacher {name!r} of stage {self.stage.name!r} was not kept as it was, and "

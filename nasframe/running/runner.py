@@ -35,6 +35,7 @@ from nasframe.running.reopen import kept_plan
 from nasframe.running.snapshots import Snapshots
 from nasframe.running.start import Start, begin
 from nasframe.stages.inputs import RunInputs
+from nasframe.stages.model_store import keep_models
 from nasframe.stages.session import Session, StageSession
 from nasframe.stages.verbs import perform
 from nasframe.storage import refuse_unwritable, writing
@@ -98,6 +99,7 @@ def run(
     progress: bool | None = None,
     cache: str | Path | None = None,
     report: bool = True,
+    shows_data: bool = True,
 ) -> Run:
     """Run a recipe in a fresh directory.
 
@@ -107,6 +109,7 @@ def run(
         progress: show bars; default on a terminal only.
         cache: a folder of stage results, to take from and to add to; default: every stage is run.
         report: write the report at the end; :meth:`Run.report` writes it at any time.
+        shows_data: print the table of the data before the first stage.
 
     Returns:
         The finished run.
@@ -129,7 +132,7 @@ def run(
     store = _new_store(inputs, directory, cache, progress) if leader() else None
     # The default name has the time in it, which differs between processes.
     directory = Path(from_leader(str(store.directory if store else "")))
-    return execute(inputs, store, directory, progress, report)
+    return execute(inputs, store, directory, progress, report, shows_data)
 
 
 def _fresh_directory(plan: Plan) -> Path:
@@ -149,7 +152,8 @@ def _new_store(inputs: RunInputs, directory: Path, cache: str | Path | None, pro
     with Progress(progress).bar("model and data"), plan.file_plugins():
         inputs.load()
         preflight(inputs)
-    facts = {"command": sys.argv, "base": str(plan.base)}
+    # Absolute, because a resume may be given in another folder than the run was.
+    facts = {"command": sys.argv, "base": str(plan.base.absolute())}
     if cache is not None:
         facts["cache"] = str(Path(cache).expanduser().resolve())
     return RunStore(directory, create=True, recipe=dump(plan.recipe), facts=facts)
@@ -207,7 +211,14 @@ def _put_in_order(store: RunStore) -> None:
         refuse_unwritable(Path(cache))
 
 
-def execute(inputs: RunInputs, store: RunStore | None, directory: Path, progress: bool | None, report: bool) -> Run:
+def execute(
+    inputs: RunInputs,
+    store: RunStore | None,
+    directory: Path,
+    progress: bool | None,
+    report: bool,
+    shows_data: bool = True,
+) -> Run:
     """Run the stages that are not done yet.
 
     Args:
@@ -216,12 +227,16 @@ def execute(inputs: RunInputs, store: RunStore | None, directory: Path, progress
         directory: the run directory.
         progress: show bars; default on a terminal only.
         report: write the report at the end.
+        shows_data: print the table of the data if the run is new.
     """
     plan = inputs.plan
     reader = store or RunStore(directory, shared=True)
     try:
         with keeping_failure(reader, plan), _plugins_of(plan):
+            is_new = reader.get("data") is None
             stages = StageRunner(inputs, reader, Progress(progress if store else False))
+            if is_new and shows_data and store and not reader.get("study"):
+                show_data(reader.get("data")["summary"])
         with advising(reader, plan):
             with _plugins_of(plan):
                 stages.run_all(leads=store is not None)
@@ -265,15 +280,12 @@ class StageRunner:
         self.session = Session(self.plan, store, progress, inputs)
         self.snapshots = Snapshots(self.session)
         self.cached: CachedRun | None = None
-        is_new = store.get("data") is None
         # Listening first, because loading the model and the data already gives notices.
         inputs.notices.listen(self._keep_notice)
         with progress.bar("model and data"):
             start = begin(inputs, store)
             if start is not None and store.get("cache") is not None:
                 self.cached = self._open_cache(start)
-        if is_new and leader() and not store.get("study"):
-            show_data(store.get("data")["summary"])
 
     def _open_cache(self, start: Start) -> CachedRun:
         """Return the run's view of its cache; report if no result of this run can be kept there."""
@@ -314,6 +326,21 @@ class StageRunner:
             if stage.verb == "train":  # until we join it, the first process cannot get past this stage
                 perform(self._work_before(position), StageSession(self.session, stage))
             self._wait_for(stage)
+        if leads and self.cached is None:
+            self._keep_models(work)
+
+    def _keep_models(self, work: Work | None) -> None:
+        """Write the extracted models that no stage has written, so that any model of a finished run can be exported.
+
+        Args:
+            work: what the last stage left; ``None`` if that is on disk only.
+        """
+        last = self.plan.stages[-1]
+        if work is None:
+            if not self.store.checkpoint(f"work-{last.name}").path.is_file():  # the run was finished before
+                return
+            work = self.snapshots.load(last.name)
+        keep_models(StageSession(self.session, last), work)
 
     def _work_before(self, position: int) -> Work:
         """Return the work that the stages before a position left, from the disk."""

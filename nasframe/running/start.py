@@ -19,7 +19,7 @@ from nasframe.processes import leader
 from nasframe.reads import NAMES, UNKNOWN
 from nasframe.running.cache_keys import differences
 from nasframe.running.named_files import FileNames, declared_files
-from nasframe.stages.inputs import brief_facts, cost_facts, data_facts, same_data
+from nasframe.stages.inputs import base_facts, brief_facts, cost_facts, data_facts, same_data
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,8 +58,8 @@ class Start:
                 names.append(name)
         if not names and not mine["files"]:
             # The model declares no files, so only the parts that it loaded can be named.
-            for part in ("weights", "tokenizer"):
-                if mine[part] != theirs[part]:
+            for part in ("weights", "tokenizer", "teacher"):
+                if mine.get(part) != theirs.get(part):
                     names.append(f"the {part}")
         return sorted(names)
 
@@ -85,6 +85,8 @@ def begin(inputs: RunInputs, store: RunStore) -> Start | None:
         return None
     if store.get("costs") is None:
         store.put("costs", cost_facts(inputs))
+    if store.get("base_model") is None:
+        store.put("base_model", base_facts(inputs))
     start = start_of(inputs, own_places(store))
     _check(start, inputs, store)
     return start
@@ -132,14 +134,18 @@ def start_of(inputs: RunInputs, hidden: Iterable[str] = ()) -> Start:
 
 
 def input_digests(inputs: RunInputs) -> dict[str, Any]:
-    """Return digests of data, weights and tokenizer, and of the files that model and task declare."""
+    """Return digests of data, weights, tokenizer and teacher, and of the files that model, teacher and task declare."""
     work = inputs.work
-    return {
+    digests = {
         "data": work.task.fingerprint,
         "weights": net_digest(work.net),
         "tokenizer": tokenizer_digest(work.tokenizer),
         "files": declared_files(inputs),
     }
+    # The model's own digest stands for a teacher that is the model.
+    if inputs.teacher is not None and inputs.teacher is not inputs.model:
+        digests["teacher"] = net_digest(inputs.teacher_net)
+    return digests
 
 
 def net_digest(net: nn.Module | None) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from nasframe.declarations import Winner, listed, winners
+from nasframe.declarations import Budgets, Winner, budget_texts, listed, winners
 from nasframe.errors import UnsatisfiableError
 from nasframe.interfaces import ends_of
 from nasframe.records import Arch
@@ -19,8 +19,22 @@ from nasframe.search.restrict import restrict
 Costs = Callable[[Arch], CostValues]
 """Architecture → its costs by name."""
 
-BudgetBounds = Mapping[str, Limits]
-"""Name of a cost → {a budget's text: its bounds}."""
+
+@dataclass(frozen=True)
+class JointBudget:
+    """Bounds that one winner must meet together.
+
+    Args:
+        texts: cost → its bounds as the recipe writes them, after which the winner is named.
+        bounds: cost → its bounds.
+    """
+
+    texts: Mapping[str, str]
+    bounds: Limits
+
+
+BudgetBounds: TypeAlias = Mapping[str, Limits] | Sequence[JointBudget]
+"""Name of a cost → {a budget's text: its bounds}, each with a winner of its own; or joint budgets."""
 
 DESCENT_DRAWS = 5  # random starts of the search for the nearest architecture, besides the two ends
 DESCENT_STEPS = 300  # mutations from each start; the result only informs the user, so it need not be exact
@@ -39,22 +53,24 @@ class Budget:
 
 
 def parse_limits(
-    constraints: Mapping[str, Any], budgets: Mapping[str, Any], full: CostValues
-) -> tuple[dict[str, Bounds], dict[str, dict[str, Bounds]]]:
+    constraints: Mapping[str, Any], budgets: Budgets, full: CostValues
+) -> tuple[dict[str, Bounds], BudgetBounds]:
     """Read constraints and budgets as recipes write them.
 
     Args:
         constraints: cost → bounds.
-        budgets: cost → one bound or several, each with a winner of its own.
+        budgets: cost → one bound or several, each with a winner of its own; or a list of joint budgets.
         full: cost → that of the super-network's largest architecture, which percentages refer to. Without it,
             percentages are refused.
 
     Returns:
-        Cost → bounds, and cost → {the budget's text: bounds}.
+        Cost → bounds; and cost → {the budget's text: bounds}, or joint budgets.
     """
     bounds = {}
     for cost, text in constraints.items():
         bounds[cost] = parse_bounds(text, full.get(cost))
+    if not isinstance(budgets, Mapping):
+        return bounds, [_joint(texts, full) for texts in budget_texts(budgets)]
     bounds_of_budgets: dict[str, dict[str, Bounds]] = {}
     for cost, texts in budgets.items():
         bounds_of_budgets[cost] = {}
@@ -64,21 +80,26 @@ def parse_limits(
     return bounds, bounds_of_budgets
 
 
+def _joint(texts: Mapping[str, str], full: CostValues) -> JointBudget:
+    """Read the bounds that one winner must meet together."""
+    return JointBudget(texts, {cost: parse_bounds(text, full.get(cost)) for cost, text in texts.items()})
+
+
 def named_budgets(prefix: str, bounds: Limits, budgets: BudgetBounds) -> list[Budget]:
     """Return the winners to find, named as :func:`nasframe.declarations.winners` names them.
 
     Args:
         prefix: the search's ``save_as``.
         bounds: cost → bounds that every winner must meet.
-        budgets: cost → {the budget's text: bounds}.
+        budgets: cost → {the budget's text: bounds}, or joint budgets.
     """
-    texts = {cost: list(shares) for cost, shares in budgets.items()}
-    return [_budget(winner, bounds, budgets) for winner in winners(prefix, texts)]
+    if isinstance(budgets, Mapping):
+        texts = {cost: list(shares) for cost, shares in budgets.items()}
+        return [_budget(winner, bounds, budgets) for winner in winners(prefix, texts)]
+    return [_budget(winner, bounds, budgets) for winner in winners(prefix, [joint.texts for joint in budgets])]
 
 
-def known_budgets(
-    prefix: str, constraints: Mapping[str, Any], budgets: Mapping[str, Any], full: CostValues
-) -> list[Budget]:
+def known_budgets(prefix: str, constraints: Mapping[str, Any], budgets: Budgets, full: CostValues) -> list[Budget]:
     """Return the winners to find, bounded only by the costs that are known before the run.
 
     A budget of another cost bounds nothing yet. Its winner is still listed, and it counts when winners are named.
@@ -86,25 +107,36 @@ def known_budgets(
     Args:
         prefix: the search's ``save_as``.
         constraints: cost → bounds, as recipes write them.
-        budgets: cost → one bound or several, as recipes write them.
+        budgets: as recipes write them.
         full: known cost → the full network's.
     """
-    constraints_of_known = {cost: text for cost, text in constraints.items() if cost in full}
-    budgets_of_known = {cost: texts for cost, texts in budgets.items() if cost in full}
-    bounds, shares = parse_limits(constraints_of_known, budgets_of_known, full)
-    return [_budget(winner, bounds, shares) for winner in winners(prefix, budgets)]  # all budgets: unknown ones, too
+    bounds = {cost: parse_bounds(text, full[cost]) for cost, text in constraints.items() if cost in full}
+    known = []
+    for winner in winners(prefix, budgets):  # of all budgets: unknown costs count in the names
+        joint = _joint({cost: text for cost, text in winner.texts.items() if cost in full}, full)
+        known.append(Budget(winner.name, _within(joint.bounds, bounds)))
+    return known
 
 
 def _budget(winner: Winner, bounds: Limits, budgets: BudgetBounds) -> Budget:
-    """Return a winner with the bounds of its budget, if that is among ``budgets``, and of all constraints."""
+    """Return a winner with the bounds of its budget and of all constraints."""
+    of_budget: Limits = {}
+    if isinstance(budgets, Mapping):
+        of_budget = {cost: budgets[cost][text] for cost, text in winner.texts.items()}
+    else:
+        for joint in budgets:
+            if joint.texts == winner.texts:
+                of_budget = joint.bounds
+    return Budget(winner.name, _within(of_budget, bounds))
+
+
+def _within(of_budget: Limits, bounds: Limits) -> dict[str, Bounds]:
+    """Return a budget's bounds together with those that every winner must meet."""
     limits = dict(bounds)
-    cost = winner.cost
-    if cost is not None and cost in budgets:
-        of_budget = budgets[cost][winner.text]
-        if cost in bounds:  # a constraint on the same cost still holds: the tighter bound of each side counts
-            of_budget = of_budget.joined(bounds[cost])
-        limits[cost] = of_budget
-    return Budget(winner.name, limits)
+    for cost, band in of_budget.items():
+        # A constraint on the same cost still holds: the tighter bound of each side counts.
+        limits[cost] = band.joined(bounds[cost]) if cost in bounds else band
+    return limits
 
 
 def check_reachable(wanted: Iterable[Budget], region: Any, costs: Costs) -> None:

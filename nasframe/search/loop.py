@@ -99,7 +99,7 @@ def search(
         trials: evaluations to spend; repeated, screened and failed proposals are free.
         within: the part of the domain to search.
         bounds: cost → bounds that every winner must meet.
-        budgets: cost → {the budget's name: bounds}; each budget gets a winner.
+        budgets: cost → {the budget's text: bounds}, or a list of joint budgets; each budget gets a winner.
         examples: the number of examples to score on; the best are scored again on all. ``None``: all from the start.
         finalists: how many of the best for each budget are scored and measured again before the winner is chosen.
         remeasure: measures the costs of a finalist again, if costs are noisy.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import DivergedError
-from nasframe.interfaces import TrainJob
+from nasframe.interfaces import TrainJob, distilled_task
+from nasframe.plan import distils
 from nasframe.stages import choose
 from nasframe.stages.origins import stands_alone
 
@@ -85,7 +86,7 @@ class Fitting:
         modifiers = [stage.make("modifier", modifier) for modifier in self.modifiers if modifier is not None]
         return TrainJob(
             net=net,
-            task=work.task,
+            task=distilled_task(work.task) if distils(stage.planned) else work.task,
             tokenizer=work.tokenizer,
             options=self.options,
             seed=stage.seed,

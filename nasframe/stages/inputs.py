@@ -19,6 +19,7 @@ from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, match
 from nasframe.interfaces import (
     HeadedModel,
+    ModelTraits,
     SkeletonModel,
     TaskTraits,
     TextSource,
@@ -29,13 +30,14 @@ from nasframe.interfaces import (
     member,
     traits_of,
 )
-from nasframe.measures import formats_of, loss_fault, objective_fault, objective_of
+from nasframe.measures import formats_of, loss_fault, named_objectives, objective_fault, objective_of
 from nasframe.notices import Notices
 from nasframe.processes import device
 from nasframe.reads import Recorder
 from nasframe.records import MetricFormat, canonical_json
 from nasframe.seeds import stream_seed
 from nasframe.stages.supernets import require_storable
+from nasframe.stages.teachers import require_same_tokens, require_trained
 from nasframe.training.forward import forward_of
 
 if TYPE_CHECKING:
@@ -110,6 +112,23 @@ class RunInputs:
             return model.make_tokenizer(task.training_texts())
 
     @cached_property
+    def teacher(self) -> Model | None:
+        """The model that the recipe's teacher is loaded from; ``None`` if the recipe names none."""
+        if self.plan.teacher is None:
+            return None
+        if self.plan.teacher == self.plan.model:
+            return self.model
+
+        def notify(place: str, text: str) -> None:
+            self.notices("teacher" if place == "model" else place, text)
+
+        with self.reads:
+            teacher: Model = registry.make_model(
+                self.plan.teacher, self.plan.task, {"base": self.plan.base, "notify": notify}
+            )
+        return teacher
+
+    @cached_property
     def bare_space(self) -> Any:
         """The recipe's space if it needs no network, else ``None``."""
         if self.model:
@@ -134,8 +153,8 @@ class RunInputs:
 
     def load_plugins(self) -> None:
         """Import the plugins that the plan names, so that their own classes of networks are known."""
-        for kind in ("model", "space", "task"):
-            use = getattr(self.plan, kind)
+        for key, kind in (("model", "model"), ("teacher", "model"), ("space", "space"), ("task", "task")):
+            use = getattr(self.plan, key)
             if use:
                 name, _ = registry.use_of(use)
                 registry.find(kind, name).load()
@@ -170,11 +189,13 @@ class RunInputs:
 
     @cached_property
     def saved_head(self) -> Head | None:
-        """The classification head that the model's checkpoint brings, if the model can tell."""
-        if not isinstance(self.model, HeadedModel):
+        """The classification head whose order of classes the task takes over: the teacher's, or else the model's."""
+        # A teacher's head is trained for the task, and that of another model may well be new.
+        source = self.model if self.teacher is None else self.teacher
+        if not isinstance(source, HeadedModel):
             return None
         with self.reads:
-            return self.model.head()
+            return source.head()
 
     @cached_property
     def _config(self) -> Any:
@@ -230,6 +251,27 @@ class RunInputs:
         require_storable(net, "model")
         return net.to(device())
 
+    @cached_property
+    def teacher_net(self) -> nn.Module | None:
+        """The recipe's teacher as it stands; ``None`` if the recipe names none.
+
+        Raises:
+            UsageError: its weights are not all from its checkpoint, or it does not read the model's tokens.
+        """
+        if self.teacher is None:
+            return None
+        if self.teacher is self.model:
+            require_trained(self.teacher, self.task.labels)
+            own: nn.Module = self.work.net
+            return own
+        self._refuse_changes()
+        with self.reads:
+            require_trained(self.teacher, self.task.labels)
+            require_same_tokens(self.teacher.tokenizer(), self.tokenizer, self.plan.task.get("max_length"))
+            net = self.teacher.load(self.task.labels, stream_seed(self.plan.seed, "init"))
+        require_storable(net, "teacher")
+        return net.to(device())
+
     def space(self, net: nn.Module, use: Any = None) -> SearchSpace | None:
         """Return a space on a network.
 
@@ -280,14 +322,17 @@ class RunInputs:
     def load(self) -> None:
         """Load everything, so that inputs that do not fit together are refused before any work."""
         _ = self.work
+        _ = self.teacher_net
 
     def declared(self) -> Iterator[tuple[str, Path]]:
-        """Yield the files and folders that model and task declare, each after a name for it."""
+        """Yield the files and folders that model, teacher and task declare, each after a name for it."""
         yield from self.declared_by("model")
+        if self.teacher is not self.model:
+            yield from self.declared_by("teacher")
         yield from self.declared_by("task")
 
     def declared_by(self, kind: str) -> Iterator[tuple[str, Path]]:
-        """Yield the files and folders that the ``model`` or the ``task`` declares."""
+        """Yield the files and folders that the ``model``, the ``teacher`` or the ``task`` declares."""
         places = files_of(getattr(self, kind))
         if len(places) == 1:
             yield kind, places[0]
@@ -301,9 +346,10 @@ class RunInputs:
         Raises:
             UsageError: files have changed; names them all.
         """
-        for _, place in self.declared_by("model"):
-            for _, file in files_below(place):
-                self._stamps.setdefault(file, stamp(file))
+        for kind in ("model", "teacher"):
+            for _, place in self.declared_by(kind):
+                for _, file in files_below(place):
+                    self._stamps.setdefault(file, stamp(file))
         # Files that native code opens are known because the model declares them, others because they were recorded.
         changed = [file for file, seen in self._stamps.items() if stamp(file) != seen]
         changed += [file for file in self.reads.changed_files() if file not in changed]
@@ -330,7 +376,7 @@ class RunInputs:
         """
         problems = []
         for stage in self.plan.stages:
-            for objective in _objectives(self.plan, stage):
+            for objective in named_objectives(_objectives(self.plan, stage), task):
                 fault = self._objective_fault(objective, task, net)
                 if fault:
                     problems.append(f"stages.{stage.name}.objectives: {fault}")
@@ -412,6 +458,36 @@ def cost_facts(inputs: RunInputs) -> dict[str, Any]:
         renamed = use is not None and registry.use_of(use)[0] != name
         facts[name] = asdict(cost_format(estimator, renamed))
     return facts
+
+
+def base_facts(inputs: RunInputs) -> dict[str, str]:
+    """Return what a run's models are made from, as far as it is published: its hub id and its licence.
+
+    Returns:
+        Of ``name``, ``license``, ``license_name`` and ``license_link`` those that are known: a model of a plugin may
+        name its hub id, and a checkpoint's own card names its licence and the model that it was made from.
+    """
+    if inputs.model is None:
+        return {}
+    facts: dict[str, str] = {}
+    for place in files_of(inputs.model):
+        facts |= _card_facts(place / "README.md")
+    hub_id = traits_of(ModelTraits, inputs.model).hub_id
+    if hub_id is not None:
+        facts["name"] = hub_id
+    return facts
+
+
+def _card_facts(path: Path) -> dict[str, str]:
+    """Return what the front matter of a model card says about the base model and the licence."""
+    from huggingface_hub import ModelCard
+
+    try:
+        data = ModelCard.load(path).data.to_dict()
+    except (OSError, ValueError):  # there is none, or it is not in the hub's form
+        return {}
+    keys = {"base_model": "name", "license": "license", "license_name": "license_name", "license_link": "license_link"}
+    return {keys[key]: value for key, value in data.items() if key in keys and isinstance(value, str)}
 
 
 def brief_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -163,27 +163,36 @@ def check_budget(stage: StageSession, name: str, net: nn.Module, arch: Arch, wor
         work: whose space the architecture is from.
     """
     from nasframe.report.budgets import plain_bounds
-    from nasframe.search.budgets import known_budgets
+    from nasframe.search.budgets import Budget, known_budgets
 
     # A name that a user chose in "extract: {archs: …}" has bounds too, if it is that of a budget's winner.
     prefix, _, _ = name.partition("@")
-    costs_of_winners = {winner.name: winner.cost for winner in winners(prefix, stage.plan.budgets)}
-    cost = costs_of_winners.get(name)
-    if cost is None:
+    texts_of_winners = {winner.name: winner.texts for winner in winners(prefix, stage.plan.budgets)}
+    kept = model_store.bounds_of(stage, name)
+    estimators: dict[str, Any] = {}
+    for cost in texts_of_winners.get(name, ()):
+        estimator = stage.estimators[cost]
+        # A search has kept the bound of a measured cost. Another one would differ if it is a share of the full
+        # network's cost, because that would be measured again.
+        if not (isinstance(estimator, MeasuredEstimator) and cost in kept):
+            estimators[cost] = estimator
+    if not estimators:
         return
-    estimator: Any = stage.estimators[cost]
-    is_measured = isinstance(estimator, MeasuredEstimator)
-    if is_measured and cost in model_store.bounds_of(stage, name):
-        # A search has kept the bound. Another one would differ if it is a share of the full network's cost, because
-        # that would be measured again.
-        return
-    full = search_costs.full_costs({cost: estimator}, work.space, net)
+    full = search_costs.full_costs(estimators, work.space, net)
     for budget in known_budgets(prefix, {}, stage.plan.budgets, full):
-        if budget.name == name:
-            stage.result.setdefault("bounds", {})[name] = plain_bounds(budget.bounds)
-            if not is_measured:
-                cost_of_arch = estimator.estimate(work.space, net, arch)  # of one architecture: no table is worth it
-                _report_excess(stage, budget, {} if cost_of_arch is None else {cost: cost_of_arch})
+        if budget.name != name:
+            continue
+        stage.result.setdefault("bounds", {})[name] = plain_bounds(budget.bounds)
+        counted = {}
+        costs = {}
+        for cost, bounds in budget.bounds.items():
+            if isinstance(estimators[cost], MeasuredEstimator):
+                continue
+            counted[cost] = bounds
+            value = estimators[cost].estimate(work.space, net, arch)  # of one architecture: no table is worth it
+            if value is not None:
+                costs[cost] = value
+        _report_excess(stage, Budget(name, counted), costs)
 
 
 def _report_excess(stage: StageSession, budget: Budget, costs: Mapping[str, float]) -> None:

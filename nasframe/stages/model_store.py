@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe import families, registry
 from nasframe.digests import files_below, fresh_digest
 from nasframe.errors import UsageError
+from nasframe.folders import model_folder, shared_folder
 from nasframe.processes import leader
 from nasframe.stages.reference import renew_expected
 from nasframe.storage import writing
@@ -34,10 +35,11 @@ def folder_of(run: Path, name: str) -> Path:
 
     Raises:
         UsageError: the name, which a plugin may have chosen, leads out of the run's ``models``.
+
+    >>> folder_of(Path("run"), "best@50%").as_posix()
+    'run/models/best-50'
     """
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise UsageError(f"{name!r} cannot name a model's folder. Expected a name without path.")
-    return run / "models" / name
+    return model_folder(run, name)
 
 
 @contextmanager
@@ -60,7 +62,8 @@ def save(stage: StageSession, name: str, net: nn.Module, tokenizer: Any) -> None
     describe(stage, name, net)
     folder = folder_of(stage.store.directory, name)
     with recording_files(stage, name):
-        export.write(net, tokenizer, folder, mode="auto", card=card_facts(stage, [name]), replace=True)
+        facts = export.card_of(card_facts(stage, [name]), name)
+        export.write(net, tokenizer, folder, mode="auto", card=facts, replace=True)
     keep_path(stage, name)
 
 
@@ -79,6 +82,14 @@ def save_searched(stage: StageSession, net: nn.Module | None, work: Work) -> Non
         export.write(net, tokenizer, folder, mode="auto", replace=True)
 
 
+def keep_models(stage: StageSession, work: Work) -> None:
+    """Write the extracted models that no stage has written, unverified, as networks that a stage saves are."""
+    for name, net in work.models.items():
+        is_extracted = name in work.archs
+        if is_extracted and not stage.store.model(name).get("path"):
+            save(stage, name, net, work.tokenizer)
+
+
 def renew(stage: StageSession, name: str, net: nn.Module, work: Work) -> None:
     """Bring what the run keeps of a model up to date, because its weights have changed."""
     if not leader():  # the other processes have trained the same weights, and write nothing
@@ -89,7 +100,12 @@ def renew(stage: StageSession, name: str, net: nn.Module, work: Work) -> None:
 
 
 def describe(stage: StageSession, name: str, net: nn.Module, arch: Arch | None = None) -> None:
-    """Keep a model's shape, and the architecture that it was extracted with."""
+    """Keep a model's shape, and the architecture that it was extracted with.
+
+    Raises:
+        UsageError: another model of the run has the same folder; a plugin may have chosen either name.
+    """
+    _refuse_shared_folder(stage, name)
     fields: dict[str, Any] = {"blueprint": families.summary(net)}
     # Plugins may add facts, such as the formats of quantised matrices.
     facts = registry.model_facts(net)
@@ -101,6 +117,13 @@ def describe(stage: StageSession, name: str, net: nn.Module, arch: Arch | None =
     if not stage.store.model(name).get("stage"):  # the first stage that describes a model is the one that made it
         fields["stage"] = stage.name
     stage.store.put_model(name, **fields)
+
+
+def _refuse_shared_folder(stage: StageSession, name: str) -> None:
+    others = [row["name"] for row in stage.store.rows("model")]
+    clash = shared_folder([*others, name])
+    if clash is not None:
+        raise UsageError(f"models {clash[0]!r} and {clash[1]!r} would share a folder. Expected another name for one.")
 
 
 def keep_path(stage: StageSession, name: str) -> None:
@@ -139,16 +162,20 @@ def write_predictions(stage: StageSession, name: str, split: str, columns: Mappi
 def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:
     """Return what model cards say: the run's model, task and data, and each model's own facts."""
     from nasframe.export.files import image_processor_of
+    from nasframe.report.card_facts import card_facts as facts_of_models
+    from nasframe.report.read import read_run
 
-    models = {}
-    for name in names:
-        metrics = stage.store.model(name).get("metrics") or {}
-        models[name] = {"metrics": metrics.get("dev", {}), "over_budget": over_budget(stage, name)}
+    chosen = list(names)
+    models = facts_of_models(read_run(stage.store.directory), chosen)
+    for name in chosen:
+        # Bounds that this stage itself has found are not in the database yet.
+        models.setdefault(name, {"title": name})["over_budget"] = over_budget(stage, name)
     return {
         "model": stage.plan.model,
         "task": stage.plan.task,
         "data": stage.store.get("data"),
         "image_processor": image_processor_of(stage.inputs.task),
+        "base": stage.store.get("base_model"),
         "models": models,
     }
 

@@ -13,10 +13,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from nasframe.declarations import COSTS, DECLARATIONS, Declaration, listed, matching
+from nasframe.declarations import (
+    COSTS,
+    DECLARATIONS,
+    LOADED_ON,
+    TEACHER,
+    Budgets,
+    Declaration,
+    budget_texts,
+    budgeted_costs,
+    matching,
+)
 from nasframe.errors import RunError
 from nasframe.interfaces import CURRENT, Origin, Work, written_arch
-from nasframe.measures import objective_of
+from nasframe.measures import PRIMARY, named_objectives
 from nasframe.options import Option, options_of
 from nasframe.plan import searched_net, uses_supernet
 from nasframe.records import (
@@ -35,6 +45,7 @@ from nasframe.records import (
 from nasframe.search.winner import Rule, WinnerRule
 from nasframe.stages import choose, measure, model_store
 from nasframe.stages.agreement import Agreement
+from nasframe.stages.examples import readable_examples
 from nasframe.stages.fitting import Fitting, settled
 from nasframe.stages.origins import renamed, with_supernet, without_reshaped
 from nasframe.stages.reference import check_extracted, expected_outputs
@@ -48,6 +59,34 @@ if TYPE_CHECKING:
     from nasframe.search.budgets import Budget
     from nasframe.search.loop import SearchResult
     from nasframe.stages.session import StageSession
+
+
+def load(work: Work, stage: StageSession, *, save_as: str = TEACHER) -> Work:
+    """Load the recipe's teacher as it stands, measure it on ``select`` and ``dev``, and go on with it.
+
+    A recipe that names a ``teacher`` gets this stage in the place of the one that trains it, or as its first.
+
+    Args:
+        save_as: keep the teacher under this name.
+    """
+    net = stage.inputs.teacher_net
+    assert net is not None
+    if work.vocabulary is not None:
+        # A transform has left out tokens, and the current tokenizer only has the others.
+        from nasframe.nn.vocabulary import shrunk_net
+
+        net = shrunk_net(net, work.vocabulary)
+    origins = {name: origin for name, origin in work.origins.items() if name not in (CURRENT, save_as)}
+    work = replace(work, net=net, models={**work.models, save_as: net}, origins=origins)
+    measured = _Measured(stage, work, "fp32")
+    began = time.monotonic()
+    with stage.progress.bar(stage.name) as advance:
+        for number, split in enumerate(LOADED_ON, start=1):
+            measured.measure(save_as, net, split)
+            advance(number, len(LOADED_ON), split)
+    stage.add_ledger([measured.tally.ledger_entry(time.monotonic() - began)])
+    model_store.save(stage, save_as, net, work.tokenizer)
+    return work
 
 
 def train(
@@ -149,7 +188,7 @@ def search(
     trials: Count = 100,
     objectives: list[str] | None = None,
     constraints: Mapping[str, Any] | None = None,
-    budgets: Mapping[str, Any] | None = None,
+    budgets: Mapping[str, Any] | list[Mapping[str, Any]] | None = None,
     within: Mapping[str, list[Any]] | None = None,
     examples: Count | None = None,
     finalists: Count = 10,
@@ -167,9 +206,10 @@ def search(
         sampler: proposes the architectures; ``shared`` is the recipe's own sampler, with what it has learned so far.
         trials: how many architectures to evaluate; repeated and screened proposals do not count.
         objectives: what to maximise, as in ``[accuracy, -flops]``, with ``-`` before a cost and before a metric that is
-            better when it is smaller; default: the task's primary metric, in its better direction.
+            better when it is smaller; ``primary``, the default, is the task's primary metric in its better direction.
         constraints: bounds that every winner must meet; for the costs that they name, they replace the recipe's.
-        budgets: bounds that each get their own winner; they replace the recipe's.
+        budgets: bounds that each get their own winner, or a list of mappings of bounds to meet together; they replace
+            the recipe's.
         within: restrict the domain, as in ``{heads: [8, 12], layers: [12]}``.
         examples: score on a fixed subset of this many examples.
         finalists: how many of the best trials are scored again on all of ``select`` if ``examples`` is given; also the
@@ -196,10 +236,10 @@ def search(
     net = work.net
     if net is not None:  # a table of architectures has none
         net.eval()
-    objectives = objectives or stage.plan.objectives or [objective_of(work.task)]
-    constraints, budgets = limits_of(stage.plan, {"constraints": constraints, "budgets": budgets})
+    objectives = named_objectives(objectives or stage.plan.objectives or [PRIMARY], work.task)
+    constraints, wanted = limits_of(stage.plan, {"constraints": constraints, "budgets": budgets})
     # The sampler gets the costs that decide: those with bounds, and those among the objectives.
-    limited = {*constraints, *budgets}
+    limited = {*constraints, *budgeted_costs(wanted)}
     aims = {objective.removeprefix("-") for objective in objectives}
     sought = limited | (aims & stage.estimators.keys())
     shown = {"params", "macs"} & stage.estimators.keys()  # reports show these of every trial
@@ -208,7 +248,7 @@ def search(
     proposer = choose.sampler(stage, sampler, work, sought)
     # A bound of 50 % is half of what the super-network's largest architecture costs.
     full = full_costs({name: stage.estimators[name] for name in limited}, space, net)
-    bounds, bounds_of_budgets = parse_limits(constraints, budgets, full)
+    bounds, bounds_of_budgets = parse_limits(constraints, wanted, full)
     evaluator = Evaluator(stage, work, fit, precision)
     agreement = _agreement(work, evaluator, teacher) if winner == "agreement" else None
     rule = WinnerRule(
@@ -249,7 +289,7 @@ def search(
     stage.add_ledger(_search_ledger(evaluator, agreement, time.monotonic() - began))
     model_store.save_searched(stage, net, work)
     stage.result["objectives"] = list(objectives)
-    referred = [name for name in sorted(limited) if _has_percentage(constraints.get(name), budgets.get(name))]
+    referred = [name for name in sorted(limited) if _has_percentage(name, constraints, wanted)]
     if referred:
         stage.result["full"] = {name: full[name] for name in referred}
     _record_search(stage, trials, result, named_budgets(save_as, bounds, bounds_of_budgets))
@@ -267,10 +307,11 @@ def _search_ledger(evaluator: Evaluator, agreement: Agreement | None, seconds: f
     return summed(entries)
 
 
-def _has_percentage(constraint: Any, budgets: Any) -> bool:
-    """Tell whether some of a cost's bounds are percentages; ``None`` is no bound."""
-    bounds = [constraint, *listed(budgets)]
-    return any("%" in str(bound) for bound in bounds)
+def _has_percentage(cost: str, constraints: Mapping[str, Any], budgets: Budgets) -> bool:
+    """Tell whether some of a cost's bounds are percentages."""
+    bounds = [str(constraints.get(cost))]
+    bounds += [texts[cost] for texts in budget_texts(budgets) if cost in texts]
+    return any("%" in bound for bound in bounds)
 
 
 def _record_search(stage: StageSession, trials: int, result: SearchResult, budgets: Sequence[Budget]) -> None:
@@ -389,25 +430,52 @@ def evaluate(
         precision: the number format of the forward passes; ``auto`` is bfloat16 if the device computes it natively.
     """
     chosen = choose.models(work.models or {stage.name: work.net}, models)
-    tally = Tally()
-    counter = mac_counter(stage, work)
+    measured = _Measured(stage, work, precision)
+    tally = measured.tally
     began = time.monotonic()
+    predictions = {}
     with stage.progress.bar(stage.name) as advance:
         for name, net in chosen.items():
             advance(tally.evaluations, len(chosen), name)
-            forward = forward_of(net.eval(), net, precision, f"model {name!r}")
-            result = work.task.evaluate(forward, split)
-            tally.add(result, counter.evaluation(net, None, result))
-            model_store.describe(stage, name, net)
-            model_store.add_metrics(stage, name, split, result.metrics)
-            model_store.write_predictions(stage, name, split, result.predictions)
+            predictions[name] = measured.measure(name, net, split)
             advance(tally.evaluations, len(chosen), name)
+    if split == "dev":
+        examples = readable_examples(stage, work.task, predictions)
+        if examples is not None:
+            stage.result["examples"] = examples
     # After all metrics, because models take turns when a cost is measured, so all have to be there.
     with stage.progress.bar(f"{stage.name}: costs") as advance:
         measure.measure_models(stage, work, chosen, COSTS if costs is None else costs, advance)
     model_store.report_over_budget(stage, chosen)
     stage.add_ledger([tally.ledger_entry(time.monotonic() - began)])
     return work
+
+
+class _Measured:
+    """Measures models on splits, and keeps their metrics and predictions.
+
+    Args:
+        stage: the stage.
+        work: its task measures.
+        precision: the number format of the forward passes.
+    """
+
+    def __init__(self, stage: StageSession, work: Work, precision: Literal["auto", "fp32", "bf16"]) -> None:
+        self.stage = stage
+        self.task = work.task
+        self.precision: Literal["auto", "fp32", "bf16"] = precision
+        self.tally = Tally()
+        self._counter = mac_counter(stage, work)
+
+    def measure(self, name: str, net: nn.Module, split: str) -> Mapping[str, Sequence[Any]]:
+        """Measure one model on a split, and return its predictions."""
+        forward = forward_of(net.eval(), net, self.precision, f"model {name!r}")
+        result = self.task.evaluate(forward, split)
+        self.tally.add(result, self._counter.evaluation(net, None, result))
+        model_store.describe(self.stage, name, net)
+        model_store.add_metrics(self.stage, name, split, result.metrics)
+        model_store.write_predictions(self.stage, name, split, result.predictions)
+        return result.predictions
 
 
 def export(
@@ -472,6 +540,7 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {
+    "load": Verb(load, DECLARATIONS["load"]),
     "train": Verb(train, DECLARATIONS["train"]),
     "transform": Verb(transform, DECLARATIONS["transform"]),
     "search": Verb(search, DECLARATIONS["search"]),

@@ -170,6 +170,10 @@ class FromConfig:
         folder = located(self._tokens, self._base)
         return [folder] if folder.is_dir() else []
 
+    def untrained(self, labels: Sequence[str] | None = None, *, local: bool = False) -> str:
+        """Return that all weights are drawn, so that no recipe takes such a network for a trained teacher."""
+        return "from_config draws all of its weights"
+
     def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
         """Make the network, in eval mode, with weights drawn by ``seed``.
 

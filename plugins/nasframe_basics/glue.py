@@ -20,6 +20,8 @@ from nasframe_basics.rows import Row, located, read_hub, read_labels, read_texts
 from nasframe_basics.splits import Split
 from nasframe_basics.summary import Source, data_notices, pass_on
 from nasframe_basics.text import TextTask, refuse_length, task_with_select
+from nasframe_basics.unlabelled import NAME as UNLABELLED
+from nasframe_basics.unlabelled import read_unlabelled, unlabelled_faults
 
 ENTAILMENT = ("entailment", "not_entailment")
 PAIR = ("sentence1", "sentence2")
@@ -35,6 +37,7 @@ class Layout:
         texts: the columns of the texts.
         label: the column of the label.
         metrics: its metrics, the primary one first.
+        mean: the one of them that is the mean of two others, as GLUE's leaderboard scores the task.
         hub_texts: the columns of the texts on the hub, if they are others.
         numbered: whether the TSV files hold class indices.
         header: the columns of TSV files without a header.
@@ -47,6 +50,7 @@ class Layout:
     texts: tuple[str, ...] = PAIR
     label: str = "label"
     metrics: tuple[str, ...] = ("accuracy",)
+    mean: str = ""
     hub_texts: tuple[str, ...] = ()
     numbered: bool = False
     header: tuple[str, ...] = ()
@@ -77,6 +81,7 @@ TASKS = {
         texts=("#1 String", "#2 String"),
         label="Quality",
         metrics=("accuracy", "f1", "accuracy_f1"),
+        mean="accuracy_f1",
         hub_texts=PAIR,
         numbered=True,
     ),
@@ -85,6 +90,7 @@ TASKS = {
         labels=None,
         label="score",
         metrics=("spearman", "pearson", "pearson_spearman"),
+        mean="pearson_spearman",
     ),
     "qqp": Layout(
         folder="QQP",
@@ -92,6 +98,7 @@ TASKS = {
         texts=("question1", "question2"),
         label="is_duplicate",
         metrics=("accuracy", "f1", "accuracy_f1"),
+        mean="accuracy_f1",
         numbered=True,
         skip_short=True,
     ),
@@ -134,6 +141,8 @@ def glue(
     select: Portion = "10%",
     train_limit: Count | None = None,
     class_weights: ClassWeights | None = None,
+    unlabelled: Path | None = None,
+    score: Literal["first", "mean"] = "first",
     tokenizer: Any = None,
     seed: int = 0,
     base: Path | None = None,
@@ -158,6 +167,10 @@ def glue(
         train_limit: keep at most this many training examples; a share for ``select`` then refers to this number.
         class_weights: class → weight in the training loss, 1 for classes that are not named; ``balanced`` makes all
             classes count equally. Metrics are not weighted.
+        unlabelled: a file of further texts, in columns called as in the task's ``train.tsv``. Only trainings that learn
+            from a teacher use them; to the loss of the labels, a mean over all examples, they add nothing.
+        score: the primary metric: the ``first`` of the task, or the ``mean`` of its two, as GLUE's leaderboard has it,
+            if it has two.
         tokenizer: injected.
         seed: injected; draws ``select`` and the limit.
         base: injected; the folder that a relative ``path`` belongs to.
@@ -183,6 +196,7 @@ def glue(
         select,
         train_limit,
         sources=sources,
+        primary=_primary(layout, score),
         tokenizer=tokenizer,
         max_length=max_length,
         seed=seed,
@@ -190,7 +204,19 @@ def glue(
         saved_head=saved_head,
         published=True,
         class_weights=class_weights,
+        unlabelled=None if unlabelled is None else read_unlabelled(unlabelled, layout.texts, base),
     )
+
+
+def _primary(layout: Layout, score: Literal["first", "mean"]) -> str:
+    """Return the primary metric of a task.
+
+    >>> _primary(TASKS["mrpc"], "mean"), _primary(TASKS["rte"], "mean")
+    ('accuracy_f1', 'accuracy')
+    """
+    if score == "mean" and layout.mean:
+        return layout.mean
+    return layout.metrics[0]
 
 
 def _validate(options: Mapping[str, Any], tokenizer: Any) -> None:
@@ -203,7 +229,10 @@ def _validate(options: Mapping[str, Any], tokenizer: Any) -> None:
 def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str]]:
     """Yield ``path`` with each of the task's files that its folder lacks."""
     layout = TASKS.get(options["name"])
-    if layout is None or not options.get("path"):
+    if layout is None:
+        return
+    yield from unlabelled_faults(options.get("unlabelled"), layout.texts, base)
+    if not options.get("path"):
         return
     for path in _paths(located(options["path"], base), layout).values():
         if not path.is_file():
@@ -213,6 +242,7 @@ def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str
 glue.validate = _validate  # type: ignore[attr-defined]
 glue.on_files = _on_files  # type: ignore[attr-defined]
 glue.sizes_suffice = True  # type: ignore[attr-defined]
+glue.unlabelled = UNLABELLED  # type: ignore[attr-defined]
 
 
 def _paths(folder: Path, layout: Layout) -> dict[str, Path]:

@@ -27,6 +27,8 @@ from nasframe_basics.splits import Split, stratified
 
 ClassWeights: TypeAlias = Mapping[str, Positive] | Literal["balanced"]
 EVALUATION_BATCH = 64
+UNLABELLED = -100
+"""In place of the class of an example that has none; in a regression that is NaN."""
 
 
 class LabelledTask:
@@ -48,6 +50,7 @@ class LabelledTask:
 
     Attributes:
         metrics: how each metric is printed and compared.
+        has_unlabelled: whether some training examples have no labels; a subclass says so.
 
     Raises:
         UsageError: a split is empty, or outputs of the saved head cannot be told apart.
@@ -82,6 +85,7 @@ class LabelledTask:
         self._strata = {name: split.labels for name, split in splits.items()}
         # From here on, classes are numbered as the network's outputs.
         self.labels: Sequence[str] | None = None
+        self.has_unlabelled = False
         self._weights: np.ndarray | None = None
         self._splits = splits
         if labels is None:
@@ -146,7 +150,10 @@ class LabelledTask:
         return EpochBatches(self.batch, order)
 
     def loss(self, outputs: Any, batch: Batch) -> Any:
-        """Return the mean cross-entropy of a batch, weighted by class, or its mean squared error for regression."""
+        """Return the mean cross-entropy of a batch, weighted by class, or its mean squared error for regression.
+
+        An example without a label adds nothing; it counts in the mean.
+        """
         import torch
         from torch.nn import functional
 
@@ -154,13 +161,18 @@ class LabelledTask:
         if self.labels is None:
             scores = logits.squeeze(-1)  # (examples, 1) against (examples,) would be broadcast to a square
             truth = batch.labels.to(logits.dtype)
+            if self.has_unlabelled:  # whatever such an example's score is, it is taken to be right
+                truth = torch.where(torch.isnan(truth), scores.detach(), truth)
             return functional.mse_loss(scores, truth)
-        if self._weights is None:
+        if self._weights is None and not self.has_unlabelled:
             return functional.cross_entropy(logits, batch.labels)
-        weights = torch.as_tensor(self._weights, dtype=logits.dtype, device=logits.device)
-        losses = functional.cross_entropy(logits, batch.labels, reduction="none")
-        # Divided by the number of examples, not by the sum of weights: the parts of a batch then add up to the whole.
-        return (weights[batch.labels] * losses).mean()
+        losses = functional.cross_entropy(logits, batch.labels, reduction="none", ignore_index=UNLABELLED)
+        if self._weights is not None:
+            weights = torch.as_tensor(self._weights, dtype=logits.dtype, device=logits.device)
+            losses = weights[batch.labels.clamp(min=0)] * losses
+        # Divided by the number of examples, not by the sum of weights, or by the number of labels: the parts of a batch
+        # then add up to the whole.
+        return losses.mean()
 
     def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
         """Measure a network on a split, or on a fixed, stratified subset of ``examples`` examples of it.

@@ -91,6 +91,7 @@ class HF:
         base: Path | None = None,
         notify: Notify = say,
     ) -> None:
+        self._hub_id: str | None = None
         self._names: list[str] | None = None
         if labels is not None:
             self._names = [str(label) for label in labels]  # labels in recipes may be numbers or truth values
@@ -105,6 +106,13 @@ class HF:
         self._notify = notify
         self._trust = trust_remote_code
         self._files = Source(self.path, revision)
+
+    @property
+    def hub_id(self) -> str | None:
+        """Its name on the hub; ``None`` for a directory of a user's own."""
+        if self._hub_id is not None:
+            return self._hub_id
+        return None if os.path.isdir(self.path) else self.path
 
     def tokenizer(self) -> Any:
         """Load the tokenizer; its ``model_max_length`` is how many tokens the network reads, whatever its files say.
@@ -212,6 +220,36 @@ class HF:
         if not kept:
             self._notify("model", "The checkpoint's head is for classes, the task has scores. The head is new.")
         return Match(("score",), (0,), kept)
+
+    def untrained(self, labels: Sequence[str] | None = None, *, local: bool = False) -> str:
+        """Return why some weights of the network would be drawn; an empty text if the checkpoint brings them all.
+
+        Args:
+            labels: the task's classes in the order of the outputs; ``None`` is one output, for regression.
+            local: judge only files that are at hand, and whatever the classes are.
+        """
+        if self._draws_head:
+            return "head: new draws its head"
+        source = Source(self.path, self._files.revision, local=True) if local else self._files
+        if local and not source.is_directory and source.file("config.json") is None:
+            return ""
+        with self._named_errors():
+            net = _skeleton(source, self._trust, _stamps(source), self._auto)
+            files = find_files(source)
+            if not files:  # not downloaded yet
+                return ""
+            weights = fit(type(net), net.config, read_headers(files))
+            drawn = [*weights.new_head, *weights.new_pooler]
+            if drawn:
+                return f"its checkpoint has no {listing(drawn)}"
+            if local or not is_classifier(self._auto):
+                return ""
+            head = self._saved_head(source)
+        assert head is not None  # its weights are there
+        if labels is None:
+            return "" if head.kind == "regression" else "its head is for classes, and the task has scores"
+        head_match = match(head, labels, published=True)
+        return "" if head_match.kept else head_match.notices[0].removesuffix(" The head is new.").removesuffix(".")
 
     def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
         """Load the network, in eval mode, with a head for ``labels``: the checkpoint's if it has these classes.
@@ -513,4 +551,6 @@ def minilm_l6(attention: Literal["sdpa", "eager"] = "sdpa", notify: Notify = say
         folder = Path(spec.origin).parent / "model"
         if folder.is_dir():
             path = str(folder)
-    return HF(path, attention=attention, notify=notify)
+    model = HF(path, attention=attention, notify=notify)
+    model._hub_id = MINILM_HUB  # the package's files are those of the hub
+    return model

@@ -112,9 +112,10 @@ def read(path: Path) -> list[Row]:
 
 
 def read_hub(name: str, config: str | None, split: str, base: Path | None = None) -> list[Row]:
-    """Read a split of a data set of the Hugging Face hub, or of a local directory with a hub data set's layout.
+    """Read a split of a data set of the Hugging Face hub, or of a local directory.
 
-    Class indices become the data set's names of the classes; -1, which means "no label", becomes ``None``.
+    The directory has a hub data set's layout, or was written by ``save_to_disk``. Class indices become the data set's
+    names of the classes; -1, which means "no label", becomes ``None``.
     """
     try:
         import datasets
@@ -123,7 +124,17 @@ def read_hub(name: str, config: str | None, split: str, base: Path | None = None
     local = located(name, base)  # a name may be that of a folder beside the recipe
     source = str(local) if local.is_dir() else name
     try:
-        table = datasets.load_dataset(source, config, split=split)
+        if local.is_dir() and (local / "state.json").is_file():
+            table = datasets.load_from_disk(source)
+            if split != "train":
+                raise ValueError("the directory holds one table without splits. Expected train, and no dev.")
+        elif local.is_dir() and (local / "dataset_dict.json").is_file():
+            splits = datasets.load_from_disk(source)
+            if split not in splits:
+                raise ValueError(f"no such split. There are: {', '.join(splits)}.")
+            table = splits[split]
+        else:
+            table = datasets.load_dataset(source, config, split=split)
     except Exception as error:  # datasets has no base class for its errors and those of its requirements
         raise UsageError(f"hub data set {name!r}, split {split!r}: {error}") from error
     class_names = {}
@@ -241,6 +252,26 @@ def find_column(rows: Sequence[Row], wanted: str) -> tuple[str, list[Notice]]:
     file = rows[0].place.rpartition(":")[0]
     notice = Notice(file, f"The column {matches[0]!r} is read as {wanted!r}.")
     return matches[0], [notice]
+
+
+def renamed_columns(rows: list[Row], wanted: Sequence[str]) -> tuple[list[Row], list[Notice]]:
+    """Rename columns that differ from the recipe's only by spaces around the name; return the rows, and notices."""
+    new_names: dict[str, str] = {}
+    notices: list[Notice] = []
+    for column in wanted:
+        name, remarks = find_column(rows, column)
+        notices += remarks
+        if name != column:
+            new_names[name] = column
+    if not new_names:
+        return rows, notices  # the usual case, in which no row has to be copied
+    renamed = []
+    for row in rows:
+        values = {}
+        for name, value in row.values.items():
+            values[new_names.get(name, name)] = value
+        renamed.append(Row(row.place, values))
+    return renamed, notices
 
 
 def located(path: str | Path, base: str | Path | None) -> Path:

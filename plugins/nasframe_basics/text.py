@@ -6,6 +6,7 @@ outside the network. The splits are ``train``, ``select`` (carved out of the tra
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,14 +21,17 @@ from nasframe.notices import Notify, say
 from nasframe.records import Batch, Count, DataSource, DataSummary, Portion
 from nasframe.weights import refusal
 from nasframe_basics.epochs import cut
-from nasframe_basics.labelled import LabelledTask
+from nasframe_basics.labelled import UNLABELLED, LabelledTask
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, pass_on, split_notices, summarise
+from nasframe_basics.unlabelled import Unlabelled, add_unlabelled, with_texts
 
 MAX_LENGTH = 128
 """Tokens after which texts are cut, unless the recipe says otherwise or the network can read fewer."""
 WINDOW = 50
 """Batches that are sorted by length together."""
+MOST_CANDIDATES = 20_000
+"""Examples of a split that are tokenised once more to see which of them are cut."""
 TOKENISED_TOGETHER = 8192
 """Texts that a tokenizer is given at once, since its own records of them are large."""
 
@@ -63,6 +67,7 @@ class TextTask(LabelledTask):
         seed: draws the subset that ``evaluate(examples=n)`` measures.
         sources: the files that the splits were read from, for the summary.
         default_length: tokens after which a text is cut if ``max_length`` is not given.
+        unlabelled: further training examples, without labels; :meth:`with_unlabelled` trains on them, too.
         notify: receives notices: texts are cut earlier than by default, or what becomes of the saved head.
         options: of :class:`~nasframe_basics.labelled.LabelledTask`.
 
@@ -89,6 +94,7 @@ class TextTask(LabelledTask):
         seed: int = 0,
         sources: Sequence[DataSource] = (),
         default_length: int = MAX_LENGTH,
+        unlabelled: Sequence[tuple[str, ...]] = (),
         notify: Notify = say,
         **options: Any,
     ) -> None:
@@ -98,16 +104,57 @@ class TextTask(LabelledTask):
         self._tokenizer = tokenizer
         self._tokens: dict[str, Tokens] = {}
         self._sources = sources
+        self._unlabelled = list(unlabelled)
+        self._distils = False  # whether training batches hold the examples without labels
+        self.has_unlabelled = bool(self._unlabelled)
+        if self._unlabelled:
+            self.fingerprint = with_texts(self.fingerprint, self._unlabelled)
+
+    def with_unlabelled(self) -> TextTask:
+        """Return the task with the examples without labels in its training batches, behind all others by their ids."""
+        if not self._unlabelled:
+            return self
+        task = copy.copy(self)  # shares the tokens
+        task._distils = True
+        return task
 
     @cached_property
     def summary(self) -> DataSummary:
         """The data in numbers: rows, copies, classes and lengths, split by split."""
-        return summarise(self._splits, self.labels, self._sources, self._tokenizer, self.max_length)
+        summary = summarise(self._splits, self.labels, self._sources, self._tokenizer, self.max_length)
+        if not self._unlabelled:
+            return summary
+        return add_unlabelled(summary, self._unlabelled, self._splits["train"], self._tokenizer)
 
     def training_texts(self) -> Iterator[str]:
         """Yield the training texts, from which a model may make a tokenizer; of a pair one after the other."""
         for texts in self._splits["train"].texts:
             yield from texts
+
+    def readable(self, split: str, ids: Sequence[int]) -> list[str]:
+        """Return examples of a split as texts, the two of a pair on lines of their own."""
+        texts = self._splits[split].texts
+        return ["\n".join(texts[place]) for place in ids]
+
+    def cut_examples(self, split: str) -> list[int] | None:
+        """Return the positions of the examples that ``max_length`` cuts.
+
+        Returns:
+            The positions, ascending; ``None`` if there are too many candidates to tokenise them once more.
+        """
+        candidates = np.flatnonzero(self.tokens(split).lengths >= self.max_length)  # cut, or just as long
+        if len(candidates) > MOST_CANDIDATES:
+            return None
+        texts = self._splits[split].texts
+        cut_ones = []
+        for start in range(0, len(candidates), TOKENISED_TOGETHER):
+            places = candidates[start : start + TOKENISED_TOGETHER].tolist()
+            columns = [list(column) for column in zip(*(texts[place] for place in places), strict=True)]
+            # Not verbose: tokenizers warn of texts that are longer than the network reads, which these may be.
+            encoded = self._tokenizer(*columns, truncation=False, return_attention_mask=False, verbose=False)
+            lengths = [len(ids) for ids in encoded["input_ids"]]
+            cut_ones += [place for place, length in zip(places, lengths, strict=True) if length > self.max_length]
+        return cut_ones
 
     def tokens(self, split: str) -> Tokens:
         """Return a split's tokens; it is tokenised the first time."""
@@ -117,13 +164,24 @@ class TextTask(LabelledTask):
                     "task: no tokenizer was given. Expected tokenizer=…, as a model's .tokenizer() returns."
                 )
             texts = self._splits[split].texts
+            if split == "train":
+                texts = [*texts, *self._unlabelled]
             self._tokens[split] = tokenise(self._tokenizer, texts, self.max_length)
         return self._tokens[split]
 
     def batch(self, split: str, index: np.ndarray) -> Batch:
         """Gather the examples at ``index`` of a split, padded to the longest of them."""
         labels = self._splits[split].labels
+        if split == "train" and self._unlabelled:
+            labels = self._training_labels
         return collate(self.tokens(split), labels, index)
+
+    @cached_property
+    def _training_labels(self) -> np.ndarray:
+        """``(training examples,)`` the labels of all, those without one behind the others."""
+        labels = self._splits["train"].labels
+        missing = np.nan if self.labels is None else UNLABELLED
+        return np.concatenate([labels, np.full(len(self._unlabelled), missing, dtype=labels.dtype)])
 
     def reading_order(self, split: str, ids: np.ndarray) -> np.ndarray:
         """Return examples by length, so that little is padded."""
@@ -132,7 +190,10 @@ class TextTask(LabelledTask):
 
     def batches_of_epoch(self, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Deal the training examples into batches of about equal lengths."""
-        return bucketed(self.tokens("train").lengths, batch_size, rng)
+        lengths = self.tokens("train").lengths
+        if not self._distils:
+            lengths = lengths[: self.sizes["train"]]
+        return bucketed(lengths, batch_size, rng)
 
 
 def task_with_select(
@@ -146,6 +207,7 @@ def task_with_select(
     seed: int,
     notify: Notify,
     primary: str | None = None,
+    unlabelled: Unlabelled | None = None,
     **options: Any,
 ) -> TextTask:
     """Make a task of data as they were read: ``select`` is carved out of ``train``.
@@ -160,12 +222,17 @@ def task_with_select(
         seed: draws ``select`` and the limit.
         notify: receives what the task decides by itself.
         primary: the primary metric; default: the first.
+        unlabelled: texts for distillation alone.
         options: of :class:`TextTask`.
     """
     train, selection = carve(splits["train"], select, train_limit, seed)
     splits = {**splits, "train": train, "select": selection}
     pass_on(split_notices(splits, labels), notify)
     counts = [source.counts for source in sources]
+    if unlabelled is not None:
+        pass_on(unlabelled.notices(splits), notify)
+        counts.append(unlabelled.counts)
+        options["unlabelled"] = unlabelled.texts
     return TextTask(splits, labels, metrics, primary or metrics[0], seed=seed, sources=counts, notify=notify, **options)
 
 

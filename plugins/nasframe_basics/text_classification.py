@@ -23,7 +23,6 @@ from nasframe_basics.labelled import ClassWeights
 from nasframe_basics.metrics import formats
 from nasframe_basics.rows import (
     Row,
-    find_column,
     located,
     missing_columns,
     read,
@@ -31,10 +30,13 @@ from nasframe_basics.rows import (
     read_hub,
     read_labels,
     read_texts,
+    renamed_columns,
 )
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, data_notices, pass_on
 from nasframe_basics.text import TextTask, refuse_length, task_with_select
+from nasframe_basics.unlabelled import NAME as UNLABELLED
+from nasframe_basics.unlabelled import read_unlabelled, unlabelled_faults
 
 CLASSES = ("accuracy", "macro_f1", "mcc", "f1")
 SCORES = ("pearson", "spearman", "negative_rmse")
@@ -65,6 +67,7 @@ def text_classification(
     select: Portion = "10%",
     dev_share: Portion = "20%",
     train_limit: Count | None = None,
+    unlabelled: Path | str | None = None,
     tokenizer: Any = None,
     seed: int = 0,
     base: Path | None = None,
@@ -98,6 +101,8 @@ def text_classification(
             is in ``train``.
         dev_share: share or number of the examples set aside for ``dev``, if no ``dev`` is given.
         train_limit: keep at most this many training examples; a share for ``select`` then refers to this number.
+        unlabelled: a file, or with ``hub`` a split, of further texts in the same columns. Only trainings that learn
+            from a teacher use them; to the loss of the labels, a mean over all examples, they add nothing.
         tokenizer: injected.
         seed: injected; draws the splits.
         base: injected; the folder that relative file names belong to.
@@ -147,6 +152,7 @@ def text_classification(
         saved_head=saved_head,
         positive=f1_class,
         class_weights=class_weights,
+        unlabelled=None if unlabelled is None else read_unlabelled(unlabelled, columns, base, hub, config),
     )
 
 
@@ -182,9 +188,11 @@ def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str
         for column, problem in missing_columns(header, columns):
             option = "label" if column == label else "text"
             yield option, problem
+    yield from unlabelled_faults(options.get("unlabelled"), texts, base)
 
 
 text_classification.on_files = _on_files  # type: ignore[attr-defined]
+text_classification.unlabelled = UNLABELLED  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -258,21 +266,7 @@ def _tables(
 
 def _with_columns(table: Table, texts: Sequence[str], label: str) -> Table:
     """Rename columns that differ from the recipe's only by spaces around the name."""
-    new_names: dict[str, str] = {}
-    notices: list[Notice] = []
-    for wanted in (*texts, label):
-        name, remarks = find_column(table.rows, wanted)
-        notices += remarks
-        if name != wanted:
-            new_names[name] = wanted
-    if not new_names:
-        return table  # the usual case, in which no row has to be copied
-    rows = []
-    for row in table.rows:
-        values = {}
-        for name, value in row.values.items():
-            values[new_names.get(name, name)] = value
-        rows.append(Row(row.place, values))
+    rows, notices = renamed_columns(table.rows, (*texts, label))
     return replace(table, rows=rows, notices=notices)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Work
+from nasframe.interfaces import Work, distilled_task
 from nasframe.nn.vocabulary import kept_tokens, shrunk_net, shrunk_tokenizer
 from nasframe.records import Count
 
@@ -81,7 +81,7 @@ class Vocabulary:
 
         if self.corpus is None:
             # One epoch, whatever its seed and epoch: only the counts of tokens matter.
-            for batch in work.task.train_batches(0, 0, EXAMPLES):
+            for batch in distilled_task(work.task).train_batches(0, 0, EXAMPLES):
                 yield batch.inputs[token_input(work.net, batch.inputs, "vocabulary")]
             return
         text = self.corpus.read_text(encoding="utf-8")

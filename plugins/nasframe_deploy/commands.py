@@ -1,12 +1,17 @@
-"""``nasframe deploy``: models for new constraints from a finished run, in seconds."""
+"""``nasframe deploy`` and ``nasframe export``: models for new constraints, or any model for other programs."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nasframe_deploy.ship import WrittenModel
 
 
 def deploy(
@@ -17,7 +22,8 @@ def deploy(
         typer.Argument(help="Bounds for every model: 'encoder_params<=60%'.", metavar="[COST<=VALUE]..."),
     ] = None,
     budgets: Annotated[
-        list[str] | None, typer.Option(help="One model each: 'encoder_params=80%,60%,40%'; repeatable.")
+        list[str] | None,
+        typer.Option(help="One model each: 'encoder_params=80%,60%'; or within all: 'params<=4M,macs<=1G'."),
     ] = None,
     search: Annotated[
         int | None, typer.Option("--search", min=1, max=10**6, help="Architectures to evaluate for each budget.")
@@ -90,3 +96,70 @@ def _show(facts: dict[str, Any], out: Path) -> None:
         print(place)
     spent = duration(facts["seconds"]["total"])
     print(f"verified in a fresh process; {facts['evaluations']} evaluations, {spent} in all", file=sys.stderr)
+
+
+def export(
+    place: Annotated[Path, typer.Argument(metavar="RUN_OR_STUDY", help="The directory of a run or of a study.")],
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...", help="Names or patterns of models; default: those that its report recommends."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A folder for the models; default: RUN_OR_STUDY/exported.")
+    ] = None,
+    mode: Annotated[str, typer.Option(help="The exporter: hetero, padded, stock or a plugin's.")] = "hetero",
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="REPO", help="Push to the Hugging Face hub with your own login, as me/my-model."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public; default: private.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite models that lie there already.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write any model of a run or study for other programs, verified; nothing is trained."""
+    from nasframe.cli.run import quiet
+    from nasframe.errors import UsageError
+    from nasframe_deploy.push import refuse_unpushable
+    from nasframe_deploy.ship import as_json, export_models
+
+    if public and push is None:
+        raise UsageError("--public says who may see a repository. Expected --push REPO with it.")
+    if push is not None:
+        refuse_unpushable(push)
+    quiet()
+    written = export_models(place, models or [], out=out, mode=mode, replace=replace, say=_say)
+    if json_:
+        print(as_json(written))
+    else:
+        _show_written(written)
+    if push is not None:
+        _push(written, push, public)
+
+
+def _say(text: str) -> None:
+    """Report a step; the error stream leaves the other one to results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _show_written(written: Sequence[WrittenModel]) -> None:
+    """Print where the models are, how large they are, and how the first one is loaded."""
+    from nasframe.report.tables import size
+
+    for model in written:
+        print(f"{model.name}")
+        print(f"  {model.directory}")
+        print(f"  {model.mode}, {size(model.bytes)}, verified in a fresh process")
+    if written and written[0].snippet:
+        print()
+        print(written[0].snippet)
+
+
+def _push(written: Sequence[WrittenModel], repo: str, public: bool) -> None:
+    from nasframe_deploy.push import push, repositories
+
+    folders = [Path(model.directory).name for model in written]
+    for model, target in zip(written, repositories(repo, folders), strict=True):
+        address = push(Path(model.directory), target, public)
+        _say(f"{model.name}: pushed to {address}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry
 from nasframe.errors import UsageError
 from nasframe.export.verify import Verifier
+from nasframe.folders import folder_name
 from nasframe.plugin_errors import naming_plugins
 from nasframe.progress import Progress
 from nasframe.records import CostFormat, MetricFormat
@@ -76,7 +77,8 @@ def deploy(
         constraints: bounds that every model must meet, as ``"encoder_params<=60%"`` or ``"latency<=12ms"``. The
             recipe's own constraints hold too, except for costs that are named here.
         out: a new or empty directory for the models and ``deploy.json``.
-        budgets: one model each, as ``"encoder_params=80%,60%,40%"``.
+        budgets: one model each, as ``"encoder_params=80%,60%,40%"``; or one model within several bounds, as
+            ``"encoder_params<=60%,latency<=12ms"``.
         search: evaluations a budget in a search on the super-network; 0 uses the archive alone. Default: 40 if the
             archive has few architectures near the budget, else none.
         mode: the exporter, see :func:`nasframe.export.write.export`.
@@ -127,7 +129,7 @@ def deploy(
 
     deployed = []
     for budget in wanted:
-        difference = _difference(target / budget.name)
+        difference = _difference(target / folder_name(budget.name))
         deployed.append(deployer.describe(budget, choices[budget.name], difference))
     score = finished.objective.removeprefix("-")  # with a minus, the search minimised it
     deployment = Deployment(
@@ -268,7 +270,7 @@ def _write(
     export.export_all(
         models,
         finished.inputs.tokenizer,
-        {name: target / name for name in models},
+        {name: target / folder_name(name) for name in models},
         mode=mode,
         expected=expected,
         card={

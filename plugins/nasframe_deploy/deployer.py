@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RunError
+from nasframe.folders import folder_name
 from nasframe.interfaces import MeasuredEstimator
 from nasframe.records import Arch, CostFormat, Trial, arch_id
 from nasframe.report.budgets import over_budget, plain_bounds
@@ -337,7 +338,7 @@ class Deployer:
         is_archived = arch_id(trial.arch) in self.archived
         return DeployedModel(
             name=budget.name,
-            path=budget.name,
+            path=folder_name(budget.name),
             asked=str(budget),
             arch=dict(trial.arch),
             origin="archive" if is_archived else "search",

@@ -1,4 +1,7 @@
-"""Constraints and budgets as a command line writes them: ``encoder_params<=60%``, ``latency=12ms,8ms``."""
+"""Constraints and budgets as a command line writes them: ``encoder_params<=60%``, ``latency=12ms,8ms``.
+
+A budget with signs, ``encoder_params<=60%,latency<=12ms``, is one of several bounds that a model meets together.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
+from nasframe.declarations import Budgets, budgeted_costs
 from nasframe.errors import NasframeError, UsageError, listing, suggestion
 from nasframe.search.constraints import parse_bounds
 
@@ -25,16 +29,16 @@ class Request:
 
     Args:
         constraints: cost → the bound or bounds that every model must meet.
-        budgets: cost → bounds with one model each.
+        budgets: cost → bounds with one model each; or a list of bounds that one model meets together.
     """
 
     constraints: Mapping[str, Any]
-    budgets: Mapping[str, Sequence[str]]
+    budgets: Budgets
 
     @property
     def costs(self) -> list[str]:
         """The names of the costs that are bounded, each once."""
-        names = dict.fromkeys([*self.constraints, *self.budgets])
+        names = dict.fromkeys([*self.constraints, *budgeted_costs(self.budgets)])
         return list(names)
 
 
@@ -44,7 +48,7 @@ def read_request(plan: Plan, constraints: Sequence[str], budgets: Sequence[str])
     Args:
         plan: the run's plan. Its own constraints hold too, except for costs that ``constraints`` bounds.
         constraints: as ``encoder_params<=60%``.
-        budgets: as ``encoder_params=80%,60%``.
+        budgets: as ``encoder_params=80%,60%``, or as ``encoder_params<=60%,latency<=12ms``.
 
     Raises:
         UsageError: some texts cannot be read (lists all of them, and why), or there are none.
@@ -85,22 +89,49 @@ class _Reader:
                 constraints.setdefault(cost, []).append(bound)
         return constraints
 
-    def budgets(self, texts: Sequence[str]) -> dict[str, list[str]]:
-        """Return cost → its budgets."""
-        budgets: dict[str, list[str]] = {}
+    def budgets(self, texts: Sequence[str]) -> Budgets:
+        """Return cost → its budgets; or a list of budgets, if some bound several costs."""
+        budgets: list[dict[str, str]] = []
+        has_joint = False
         for text in texts:  # an option may be repeated, also for one cost
+            if CONSTRAINT.match(text):
+                joint = self._joint(text)
+                has_joint = has_joint or len(joint) > 1
+                budgets.append(joint)
+                continue
             match = BUDGETS.fullmatch(text)
             if match is None:
-                expected = "COST=VALUE,…, as in 'encoder_params=80%,60%'"
+                expected = "COST=VALUE,…, as in 'encoder_params=80%,60%', or COST<=VALUE,… for one model within all"
                 self.problems.append(f"{text!r}: not understood. Expected {expected}.")
                 continue
             cost = match["cost"]
             if not self._is_known(text, cost):
                 continue
             bounds = [bound.strip() for bound in match["bounds"].split(",")]
-            readable = [bound for bound in bounds if self._is_bound(text, cost, bound)]
-            budgets.setdefault(cost, []).extend(readable)
-        return budgets
+            budgets += [{cost: bound} for bound in bounds if self._is_bound(text, cost, bound)]
+        if has_joint:
+            return budgets
+        by_cost: dict[str, list[str]] = {}
+        for budget in budgets:
+            for cost, bound in budget.items():
+                by_cost.setdefault(cost, []).append(bound)
+        return by_cost
+
+    def _joint(self, text: str) -> dict[str, str]:
+        """Return the bounds of one budget by cost: ``encoder_params<=60%,latency<=12ms``."""
+        joint: dict[str, str] = {}
+        for part in text.split(","):
+            match = CONSTRAINT.fullmatch(part)
+            if match is None:
+                expected = "COST<=VALUE,COST<=VALUE, as in 'encoder_params<=60%,latency<=12ms'"
+                self.problems.append(f"{text!r}: {part!r} is not understood. Expected {expected}.")
+                continue
+            cost, bound = match["cost"], match["bound"]
+            if self._is_known(text, cost) and self._is_bound(text, cost, bound):
+                # "<=" is what a bare value means, so that the model is named as a recipe's would be.
+                bare = bound.removeprefix("<=").strip()
+                joint[cost] = f"{joint[cost]},{bound}" if cost in joint else bare
+        return joint
 
     def _is_known(self, text: str, cost: str) -> bool:
         if cost in self._costs:

@@ -21,6 +21,7 @@ from nasframe.report.format import merged
 from nasframe_studies import conditions, evidence, findings, processors, run_facts, stats
 from nasframe_studies.missing import missing_runs, why_nothing
 from nasframe_studies.pairs import MEAN, adjust, companions_of, group_of, scores_by_seed, tables, views
+from nasframe_studies.recommend import recommendations
 from nasframe_studies.records import Comparison, FrontTable, TeacherScores
 from nasframe_studies.settings import Settings
 
@@ -118,6 +119,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Settings | Map
         comparison,
         notes=list(_notes(comparison, rows, runs, unlike, study)),
         findings=list(findings.findings(comparison)),
+        shipped=recommendations(comparison, models, rows.teachers),
         limits=limits,
     )
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasframe.folders import model_folder
 from nasframe.records import CostFormat, plus
+from nasframe.report.example_stats import are_whole, metric_difference
 from nasframe.report.format import PLAIN_COST
 from nasframe.report.read import AXES
 from nasframe.search.pareto import hypervolume
@@ -374,7 +376,7 @@ def _records(compared: pd.DataFrame, arm: str) -> list[dict[Any, Any]]:
 def _predictions(directory: Path, row: Mapping[str, Any], split: str) -> pd.DataFrame | None:
     import pandas as pd
 
-    path = directory / row["run"] / "models" / row["model"] / predictions_file(split)
+    path = model_folder(directory / row["run"], row["model"]) / predictions_file(split)
     if not path.is_file():
         return None
     return pd.read_csv(path)
@@ -441,62 +443,14 @@ def _pair(arm: pd.DataFrame, reference: pd.DataFrame, metric: str, positive: int
     second = other["prediction"].to_numpy()
     scores = ExampleScores(n=len(labels))
     # Real-valued predictions are never exactly right, so McNemar's test has nothing to count.
-    of_classes = _are_whole(labels) and _are_whole(first) and _are_whole(second)
+    of_classes = are_whole(labels) and are_whole(first) and are_whole(second)
     if of_classes:
         test = stats.mcnemar(first == labels, second == labels)
         scores = replace(scores, only_arm=test.only_first, only_reference=test.only_second, p=test.p)
-    gap = _metric_difference(labels, first, second, metric, positive, of_classes)
+    gap = metric_difference(labels, first, second, metric, positive)
     if gap is None:
         return scores
     return replace(scores, difference=gap.difference, low=gap.low, high=gap.high)
-
-
-def _metric_difference(
-    labels: np.ndarray, first: np.ndarray, second: np.ndarray, metric: str, positive: int | None, of_classes: bool
-) -> stats.Interval | None:
-    """Return the difference of a metric with its interval; ``None`` if predictions do not suffice to compute it."""
-    if metric == "f1" and positive is not None:  # stats.confusion_metric takes class 1 for the positive one
-        labels = np.asarray(labels == positive, int)
-        first = np.asarray(first == positive, int)
-        second = np.asarray(second == positive, int)
-    if metric == "macro_f1":
-        predicted = set(first) | set(second)
-        # Predictions do not say whether a class that the examples lack counts in the mean.
-        if not predicted <= set(labels):
-            return None
-    if of_classes and metric in stats.CONFUSION_METRICS:
-        return stats.example_bootstrap(labels, first, second, metric)
-    if metric in REAL_METRICS:
-        return stats.example_bootstrap(labels, first, second, REAL_METRICS[metric])
-    return None
-
-
-def _are_whole(column: np.ndarray) -> bool:
-    """Tell whether a column holds whole numbers: indices of classes rather than real values."""
-    return bool((column == np.round(column)).all())
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Correlate along the last axis; 0 if one side is constant, as the task's metric."""
-    x = x - x.mean(-1, keepdims=True)
-    y = y - y.mean(-1, keepdims=True)
-    squares = (x**2).sum(-1) * (y**2).sum(-1)
-    # A resample may draw one example only, so that a side is constant though the whole is not.
-    divisor = np.where(squares == 0, 1.0, squares) ** 0.5
-    return (x * y).sum(-1) / divisor
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    from scipy.stats import rankdata
-
-    return _pearson(rankdata(x, axis=-1), rankdata(y, axis=-1))
-
-
-def _negative_rmse(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return -(((x - y) ** 2).mean(-1) ** 0.5)
-
-
-REAL_METRICS = {"pearson": _pearson, "spearman": _spearman, "negative_rmse": _negative_rmse}
 
 
 # ---- what the arms cost

@@ -29,9 +29,9 @@ from nasframe_studies.settings import FAMILIES, SPLITS, CompareOptions, StudyRun
 
 KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compare", "smoke")
 COMPARE_KEYS = tuple(asdict(CompareOptions()))
-COMPARE_KINDS = {
+COMPARE_KINDS: Mapping[str, tuple[Any, str]] = {
     "metric": (str, "a metric's name"),
-    "budgets": (dict, "cost: [bounds]"),
+    "budgets": ((dict, list), "cost: [bounds], or a list of {cost: bound}"),
     "models": (list, "a list"),
     "groups": (dict, "name: [patterns of tasks]"),
 }
@@ -114,7 +114,7 @@ class Study:
                 task=task or task_name(plan),
                 seed=seed,
                 run="/".join(folders),
-                base=str(plan.base),
+                base=str(plan.base.absolute()),
             )
             yield run, plan
 
@@ -126,7 +126,7 @@ def task_name(plan: Plan) -> str:
 
 def origin(plan: Plan) -> list[Any]:
     """Return what a plan's model and data are made from; their plugins may be the recipe's own files."""
-    return [plan.model, plan.task, str(plan.base), plan.recipe.get("plugins", [])]
+    return [[plan.model, plan.teacher], plan.task, str(plan.base), plan.recipe.get("plugins", [])]
 
 
 def load_study(

@@ -69,7 +69,7 @@ def why_missing(place: Path, metric: str | None = None, split: str = "dev") -> R
 
     if not (place / "run.db").is_file():
         return Reason("its run directory is gone: deleted, or never copied here")
-    report = read_run(place)
+    report = read_run(place, examples=False)
     if report.finished:
         return Reason(f"finished, but without {metric or report.metric} on {split}")
     # Before the failure: a run that is tried again holds its last one until its stages begin.
@@ -129,7 +129,7 @@ def why_nothing(directory: Path, runs: Sequence[StudyRun], compare: CompareOptio
     from nasframe.report.read import finished, read_run
 
     places = [directory / run.run for run in runs]
-    reports = [read_run(place) for place in places if finished(place)]
+    reports = [read_run(place, examples=False) for place in places if finished(place)]
     if not reports:
         return "nothing to compare: no run is finished."
     models: list[ModelRow] = []

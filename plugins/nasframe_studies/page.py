@@ -8,6 +8,7 @@ from typing import Any
 from nasframe.report.sections import Cell, Grid, Page, Picture, Remark, Row, Section, plain_grid, plain_rows
 from nasframe_studies import tables
 from nasframe_studies.conditions import notice_line
+from nasframe_studies.recommend import lines
 from nasframe_studies.records import Comparison, MissingRun, PairTable
 from nasframe_studies.tables import ScoreRow
 from nasframe_studies.wording import NONE, plural
@@ -39,13 +40,14 @@ PILLS = {"higher": "teacher", "lower": "baseline", "reference": "winner"}
 SCORE_COLUMNS = ("arm", "mean ± sd", "difference", "p after Holm", "Wilcoxon p", "d_z", "rank", "cost", "verdict")
 
 
-def page(comparison: Comparison, figures: Mapping[str, Any], source: str = "") -> Page:
+def page(comparison: Comparison, figures: Mapping[str, Any], source: str = "", details: Sequence[Section] = ()) -> Page:
     """Lay a comparison out.
 
     Args:
         comparison: what is shown.
         figures: name → content of a :class:`nasframe.report.sections.Picture`.
         source: the study's settings, as text.
+        details: the sections on the recommended models.
     """
     remarks = [Remark(note, tone="warn") for note in comparison.notes]
     budgets_differ = comparison.equal_macs.equal is False
@@ -55,7 +57,8 @@ def page(comparison: Comparison, figures: Mapping[str, Any], source: str = "") -
         title=comparison.name,
         summary=_summary(comparison),
         remarks=remarks,
-        sections=list(_sections(comparison, figures, source)),
+        sections=list(_sections(comparison, figures, source, details)),
+        lead=lines(comparison.shipped),
     )
 
 
@@ -85,7 +88,9 @@ def _summary(comparison: Comparison) -> str:
     return " · ".join(parts)
 
 
-def _sections(comparison: Comparison, figures: Mapping[str, Any], source: str) -> Iterator[Section]:
+def _sections(
+    comparison: Comparison, figures: Mapping[str, Any], source: str, details: Sequence[Section]
+) -> Iterator[Section]:
     """Yield the sections in order; those without content are left out."""
     notices = [notice_line(notice, comparison.arms) for notice in comparison.notices]
     if notices:
@@ -97,6 +102,7 @@ def _sections(comparison: Comparison, figures: Mapping[str, Any], source: str) -
     heading, *overview = tables.overview(comparison)
     scores = plain_grid(heading, overview, left=2, kind="dense")
     yield Section("Scores", tables.overview_caption(comparison), grids=[scores])
+    yield from details
     yield from _differences(comparison)
     costs = tables.costs(comparison)
     if costs:

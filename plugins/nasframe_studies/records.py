@@ -305,6 +305,29 @@ class EqualMacs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shipped:
+    """A model that a comparison recommends to ship.
+
+    Args:
+        task: the task.
+        budget: the budget, group or name of the model.
+        arm: the arm with the best mean.
+        seed: of its runs the one that scored best on ``select``.
+        run: the run's directory.
+        model: the model's name in it.
+        text: the recommendation in plain words.
+    """
+
+    task: str
+    budget: str
+    arm: str
+    seed: int
+    run: str
+    model: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MissingRun:
     """A run without results.
 
@@ -412,6 +435,7 @@ class Comparison:
         findings: the resolved differences, as sentences.
         limits: what cannot be concluded, as sentences.
         cost_formats: cost → how it reads.
+        shipped: the models that are recommended, one for each task and budget.
     """
 
     format_version: int = FORMAT_VERSION
@@ -446,6 +470,7 @@ class Comparison:
     findings: Sequence[str] = ()
     limits: Sequence[str] = ()
     cost_formats: Mapping[str, CostFormat] = field(default_factory=dict)
+    shipped: Sequence[Shipped] = ()
 
     def cost_format(self, cost: str) -> CostFormat:
         """Return how a cost reads; one without a format is a plain number."""

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.report import tables
+from nasframe.report.detail_sections import detail_sections
 from nasframe.report.page import render
+from nasframe.report.read import read_run
+from nasframe.report.sections import Section
 from nasframe.store import write_text
 from nasframe_studies.compare import analyse
 from nasframe_studies.conditions import notice_line
@@ -90,9 +93,10 @@ def write(directory: str | Path, frame: pd.DataFrame, settings: Settings | Mappi
         pictures[name] = plots.save(figure, folder / _file(name), title)
     write_text(home / "study.json", as_json(comparison))
     write_text(home / "study.csv", frame.to_csv(index=False, lineterminator="\n"))
-    write_text(home / "study.md", markdown(comparison, list(drawn)))
+    details = shipped_sections(home, comparison)
+    write_text(home / "study.md", markdown(comparison, list(drawn), details))
     write_text(home / "study.tex", latex(comparison))
-    write_text(home / "study.html", html(comparison, pictures, settings))
+    write_text(home / "study.html", html(comparison, pictures, settings, details))
     return comparison
 
 
@@ -103,24 +107,54 @@ def _file(name: str) -> str:
 # ---- pages
 
 
-def html(comparison: Comparison, figures: Mapping[str, str], settings: Settings | Mapping[str, Any]) -> str:
+def html(
+    comparison: Comparison,
+    figures: Mapping[str, str],
+    settings: Settings | Mapping[str, Any],
+    details: Sequence[Section] = (),
+) -> str:
     """Render a comparison as one page that needs no other file.
 
     Args:
         comparison: what is shown.
         figures: name → ``<svg>`` element.
         settings: as :func:`nasframe_studies.study.settings` returns.
+        details: the sections on the recommended models.
     """
     from markupsafe import Markup
 
     pictures = {name: Markup(svg) for name, svg in figures.items()}
-    return render("sections.html", page=page(comparison, pictures, _source(settings)))
+    return render("sections.html", page=page(comparison, pictures, _source(settings), details))
 
 
-def markdown(comparison: Comparison, figures: Sequence[str] = ()) -> str:
+def markdown(comparison: Comparison, figures: Sequence[str] = (), details: Sequence[Section] = ()) -> str:
     """Render a comparison as Markdown that shows ``figures/NAME.png`` for each name in ``figures``."""
     pictures = {name: f"figures/{_file(name)}.png" for name in figures}
-    return render("sections.md", page=page(comparison, pictures))
+    return render("sections.md", page=page(comparison, pictures, details=details))
+
+
+def shipped_sections(home: Path, comparison: Comparison) -> list[Section]:
+    """Return the sections on the recommended models, class by class and against their own teachers.
+
+    Args:
+        home: the folder to which relative run directories are relative.
+        comparison: names the models; a run whose directory is gone is left out.
+    """
+    sections: list[Section] = []
+    told = set()
+    for entry in comparison.shipped:
+        place = home / entry.run
+        if (entry.run, entry.model) in told or not (place / "run.db").is_file():
+            continue
+        told.add((entry.run, entry.model))
+        run = read_run(place)
+        title = f"{entry.model} of {entry.arm}, seed {entry.seed}"
+        if len(comparison.tasks) > 1:
+            title += f", {entry.task}"
+        for detail in run.details:
+            if detail.model == entry.model:
+                sections += detail_sections(run, detail, title)
+    return sections
 
 
 def _source(settings: Settings | Mapping[str, Any]) -> str:

@@ -95,7 +95,7 @@ def run_rows(directory: str | Path, metric: str | None = None, split: str = "dev
     from nasframe.report.format import BESIDE
     from nasframe.report.read import gather
 
-    report = gather(directory)
+    report = gather(directory, examples=False)
     metric = metric or report["metric"]
     store = RunStore(Path(directory), shared=True)
     stages = store.stages()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from nasframe.declarations import budget_of
+from nasframe.declarations import bounds_in
 from nasframe.errors import UsageError
 from nasframe.records import CostFormat, MetricFormat, plus
 from nasframe.report.read import gather
@@ -116,7 +116,7 @@ def read_runs(directory: Path, compared: pd.DataFrame) -> list[RunFacts]:
     for key, rows in compared.groupby(["arm", "task", "seed", "run"], sort=False):
         arm, task, seed, run = map(str, key)
         if (directory / run / "run.db").is_file():
-            report = gather(directory / run)
+            report = gather(directory / run, examples=False)
             facts.append(_facts(report, rows, arm, task, int(seed)))
     return facts
 
@@ -272,37 +272,32 @@ class _Limit:
     """The budget of a search's winner.
 
     Args:
-        cost: the cost that it bounds; empty if there is none.
-        bounds: of the cost.
+        bounds: cost → its bounds; empty if there are none.
     """
 
-    cost: str
-    bounds: Bounds
+    bounds: Mapping[str, Bounds]
 
     @classmethod
     def of_winner(cls, name: str, costs: Sequence[str], full: Mapping[str, float]) -> _Limit:
-        """Read the budget out of a winner's name: ``best@50%``, ``best@macs=50%``.
+        """Read the budget out of a winner's name: ``best@50%``, ``best@macs=50%``, ``best@macs=50%,latency=12ms``.
 
         Args:
             name: the winner's.
             costs: of the search; a budget that names none is of the first.
             full: cost → that of the super-network's largest architecture, which shares are of.
         """
-        cost, text = budget_of(name)
-        if not cost and costs:
-            cost = costs[0]
-        unlimited = cls("", Bounds())
-        if not text:
-            return unlimited
-        try:
-            bounds = parse_bounds(text, full.get(cost))
-        except UsageError:  # what follows the @ is no budget
-            return unlimited
-        return cls(cost, bounds)
+        bounds = {}
+        for named, text in bounds_in(name).items():
+            cost = named or (costs[0] if costs else "")
+            try:
+                bounds[cost] = parse_bounds(text, full.get(cost))
+            except UsageError:  # what follows the @ is no budget
+                return cls({})
+        return cls(bounds)
 
     def allows(self, costs: Mapping[str, float]) -> bool:
-        """Tell whether costs are within the budget."""
-        return not self.cost or self.bounds.violation(costs.get(self.cost, 0.0)) == 0
+        """Tell whether costs are within the budget; one that a trial does not know is taken to be."""
+        return all(bound.violation(costs[cost]) == 0 for cost, bound in self.bounds.items() if cost in costs)
 
 
 def _training_curves(report: Mapping[str, Any], metric: str) -> dict[CurveKey, Trace]:

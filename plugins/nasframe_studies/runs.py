@@ -278,7 +278,7 @@ def _recorded(directory: Path) -> Recorded:
 
     if not (directory / "run.db").is_file():  # a study's run whose directory is gone: reported as missing later
         return Recorded(identity=str(directory))
-    report = gather(directory)
+    report = gather(directory, examples=False)
     recipe = yaml.safe_load(report["recipe"])
     if not isinstance(recipe, dict):
         recipe = {}

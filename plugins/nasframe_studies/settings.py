@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nasframe.declarations import Budgets
 from nasframe.errors import UsageError
 from nasframe.recipe.yaml import Position, dump, parse
 from nasframe.store import write_text
@@ -87,7 +88,7 @@ class CompareOptions:
     metric: str | None = None
     split: str = "dev"
     against: str | None = None
-    budgets: Mapping[str, Any] | None = None
+    budgets: Budgets | None = None
     models: Sequence[str] | None = None
     groups: Mapping[str, Sequence[str]] | None = None
     family: str = "task"

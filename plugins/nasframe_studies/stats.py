@@ -8,23 +8,36 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-CONFIDENCE = 0.95
+from nasframe.report.example_stats import (
+    CONFIDENCE,
+    CONFUSION_METRICS,
+    RESAMPLES,
+    Interval,
+    McNemar,
+    confusion_metric,
+    example_bootstrap,
+    mcnemar,
+)
+
+__all__ = [
+    "ALPHA", "CONFIDENCE", "CONFUSION_METRICS", "POWER", "RESAMPLES", "Bootstrap", "Interval", "McNemar", "Paired",
+    "SignedRanks", "Summary", "bootstrap", "confusion_metric", "example_bootstrap", "holm", "mcnemar", "mean_ranks",
+    "paired", "seeds_needed", "step_curves", "summary", "t_interval", "t_power", "wilcoxon",
+]  # fmt: skip
+
 ALPHA = 0.05
 POWER = 0.8
-RESAMPLES = 10_000
 MOST_SEEDS = 100_000
 """The most seeds that a plan may ask for."""
 DIGITS = 12
 """Differences that agree to as many decimals count as equal: scores are sums of rounded numbers."""
-CHUNK = 500
-"""Resamples of the examples that are drawn at a time, to bound the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,22 +118,6 @@ class SignedRanks(NamedTuple):
     smallest_p: float
     zeros: int
     ties: bool
-
-
-class McNemar(NamedTuple):
-    """McNemar's test of two models; see :func:`mcnemar`."""
-
-    only_first: int
-    only_second: int
-    p: float
-
-
-class Interval(NamedTuple):
-    """A difference with its interval."""
-
-    difference: float
-    low: float
-    high: float
 
 
 def bootstrap(
@@ -390,147 +387,6 @@ def mean_ranks(scores: ArrayLike) -> np.ndarray:
     return stats.rankdata(-rounded, axis=1).mean(0)
 
 
-def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
-    """Compare two models on the same examples (McNemar 1947), exactly.
-
-    Args:
-        first: ``(examples,)``, whether the first model is right.
-        second: the same of the second.
-
-    Returns:
-        How many examples only the first has right, how many only the second, and the two-sided p of the binomial test.
-
-    >>> mcnemar([1, 1, 1, 1, 0], [0, 0, 0, 1, 1])
-    McNemar(only_first=3, only_second=1, p=0.625)
-    """
-    from scipy import stats
-
-    first_right = np.asarray(first, bool)
-    second_right = np.asarray(second, bool)
-    only_first = int((first_right & ~second_right).sum())
-    only_second = int((second_right & ~first_right).sum())
-    # Examples on which both are right or both wrong say nothing of which is better.
-    differing = only_first + only_second
-    p = 1.0
-    if differing:
-        p = float(stats.binomtest(only_first, differing).pvalue)
-    return McNemar(only_first, only_second, p)
-
-
-def confusion_metric(name: str, counts: np.ndarray) -> np.ndarray:
-    """Compute a metric of confusion matrices.
-
-    Args:
-        name: ``accuracy``, ``f1`` (of class 1), ``macro_f1`` or ``mcc``.
-        counts: ``(…, labels, predictions)``.
-
-    Returns:
-        ``(…,)``; a quotient of zeros is 0.
-
-    >>> float(confusion_metric("f1", np.array([[3, 1], [1, 1]])))
-    0.5
-    """
-    counts = np.asarray(counts, float)
-    right = np.diagonal(counts, axis1=-2, axis2=-1)
-    total = counts.sum((-2, -1))
-    labels = counts.sum(-1)  # examples of each class
-    predictions = counts.sum(-2)  # examples predicted as each class
-    if name == "accuracy":
-        return _quotient(right.sum(-1), total)
-    if name in ("f1", "macro_f1"):
-        f1 = _quotient(2 * right, labels + predictions)
-        if name == "f1":
-            return f1[..., 1]
-        present = labels + predictions > 0  # a class that is neither there nor predicted has no F1
-        return _quotient((f1 * present).sum(-1), present.sum(-1))
-    # Matthews' coefficient of several classes (Gorodkin 2004)
-    covariance = right.sum(-1) * total - (labels * predictions).sum(-1)
-    of_labels = total**2 - (labels**2).sum(-1)
-    of_predictions = total**2 - (predictions**2).sum(-1)
-    return _quotient(covariance, np.sqrt(of_predictions * of_labels))
-
-
-CONFUSION_METRICS = ("accuracy", "f1", "macro_f1", "mcc")
-
-
-def example_bootstrap(
-    labels: ArrayLike,
-    first: ArrayLike,
-    second: ArrayLike,
-    metric: str | Callable[[np.ndarray, np.ndarray], np.ndarray],
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """Return the difference of a metric between two models on the same examples, with its percentile interval.
-
-    Args:
-        labels: ``(examples,)``, numbers.
-        first: ``(examples,)``, the first model's predictions.
-        second: the second's.
-        metric: one of :data:`CONFUSION_METRICS`, or a function of labels and predictions ``(…, examples)``. For the
-            names only the counts of (label, first, second) are drawn, which is the same distribution.
-        confidence: of the interval.
-        resamples: how many times the examples are drawn.
-        seed: of the drawing.
-
-    >>> example_bootstrap([0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0], "accuracy")
-    Interval(difference=0.0, low=0.0, high=0.0)
-    """
-    sides = np.array([labels, first, second])
-    rng = np.random.default_rng(seed)
-    if callable(metric):
-        whole, drawn = _draw_examples(sides, metric, resamples, rng)
-    else:
-        whole, drawn = _draw_counts(sides, metric, resamples, rng)
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(drawn, [tail, 100 - tail])
-    return Interval(whole, float(low), float(high))
-
-
-def _draw_examples(
-    sides: np.ndarray,
-    metric: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    resamples: int,
-    rng: np.random.Generator,
-) -> tuple[float, np.ndarray]:
-    """Return the difference of the metric on all examples, and on each resample of them."""
-    labels, first, second = sides
-    n = len(labels)
-    whole = float(metric(labels, first) - metric(labels, second))
-    chunks = []
-    for _ in range(0, resamples, CHUNK):
-        rows = rng.integers(n, size=(CHUNK, n))
-        drawn = labels[rows]  # the same examples for both models, since the models are paired by them
-        chunks.append(metric(drawn, first[rows]) - metric(drawn, second[rows]))
-    return whole, np.concatenate(chunks)[:resamples]
-
-
-def _draw_counts(sides: np.ndarray, metric: str, resamples: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:
-    """Do as :func:`_draw_examples` does, by the counts of the combinations (label, first, second) that occur.
-
-    How often each combination is among n examples drawn with replacement is multinomial, and the metrics depend on
-    nothing else, so that no example need be drawn by itself.
-    """
-    n = sides.shape[1]
-    with_both_classes = np.append(sides.ravel(), [0, 1])  # f1 is of class 1, there or not
-    classes, coded = np.unique(with_both_classes, return_inverse=True)
-    k = len(classes)
-    coded_sides = coded[: 3 * n].reshape(3, n)
-    cells, counts = np.unique(coded_sides, axis=1, return_counts=True)
-    resampled = rng.multinomial(n, counts / n, size=resamples)
-    draws = np.concatenate([counts[None], resampled])  # the first row is the examples as they are
-    values = []
-    for model in (1, 2):
-        # Where each combination counts in the confusion matrix: one row each, with a single 1.
-        entries = cells[0] * k + cells[model]
-        places = np.eye(k * k)[entries]
-        matrices = (draws @ places).reshape(-1, k, k)
-        values.append(confusion_metric(metric, matrices))
-    difference = values[0] - values[1]
-    return float(difference[0]), difference[1:]
-
-
 def step_curves(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: ArrayLike) -> np.ndarray:
     """Read best-so-far curves on a common grid.
 
@@ -558,8 +414,3 @@ def step_curves(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: ArrayLike) 
 
 def _constant(values: np.ndarray) -> bool:
     return bool(np.ptp(np.round(values, DIGITS)) == 0)
-
-
-def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    zeros = np.zeros(np.broadcast(numerator, denominator).shape)
-    return np.divide(numerator, denominator, out=zeros, where=denominator > 0)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nasframe.digests import file_digest
-from nasframe.errors import NasframeError, UsageError
+from nasframe.errors import NasframeError, UsageError, in_shell
 from nasframe.recipe.yaml import dump, read
 from nasframe.report.read import finished
 from nasframe.running.cache import default_folder
@@ -156,7 +156,7 @@ def _refuse_used(home: Path) -> None:
         return
     hint = ""
     if (home / SETTINGS).exists():
-        hint = f" To go on with the study in it: nasframe ablate --resume {home}"
+        hint = f" To go on with the study in it: nasframe ablate --resume {in_shell(home)}"
     raise UsageError(f"{home}: not empty; a study is never overwritten.{hint}")
 
 
@@ -280,7 +280,7 @@ def _run_all(home: Path, study: Settings, jobs: int, say: Callable[[str], None])
     if failures:
         names = ", ".join(study.run_name(failure.run) for failure in failures)
         say(f"{len(failures)} of {len(study.runs)} runs failed: {names}.")
-        say(f"To try them again: nasframe ablate --resume {home}")
+        say(f"To try them again: nasframe ablate --resume {in_shell(home)}")
     return failures
 
 

@@ -85,7 +85,7 @@ def test_a_network_of_ones_own_is_exported_and_deployed(tmp_path):
     (tmp_path / "own.yaml").write_text(RECIPE)
     run = nf.run(nf.load_recipe(str(tmp_path / "own.yaml")), out=tmp_path / "run", progress=False, report=False)
     facts = deploy(run.directory, ["params<=87%"], out=tmp_path / "out", search=0, progress=False)
-    folders = [run.directory / "models/best@90%", *(tmp_path / "out" / model["path"] for model in facts["models"])]
+    folders = [run.directory / "models/best-90", *(tmp_path / "out" / model["path"] for model in facts["models"])]
     for folder in folders:
         report = json.loads((folder / "export_report.json").read_text())
         assert report["verified"]

@@ -15,6 +15,7 @@ from in_process import InProcess
 from nasframe.cli import main
 from nasframe.errors import UnsatisfiableError, UsageError, VerificationError
 from nasframe.export import reload
+from nasframe.folders import folder_name
 from nasframe.plan import searched_net
 from nasframe.recipe.resolve import resolve
 from nasframe.running import runner
@@ -71,12 +72,13 @@ def test_the_command_writes_models_that_a_stranger_can_load(finished, tmp_path, 
     run = Finished(finished)
     for name, share in (("best@70%", 0.7), ("best@50%", 0.5)):
         model = models_of(found)[name]
-        assert (model["origin"], model["path"]) == ("archive", name)
+        place = out / folder_name(name)
+        assert (model["origin"], model["path"]) == ("archive", place.name)
         assert model["shares"]["encoder_params"] <= share
-        report = json.loads((out / name / "export_report.json").read_text())
+        report = json.loads((place / "export_report.json").read_text())
         assert report["verified"]
         assert report["loaded"].startswith("in a fresh process")
-        loaded = AutoModelForSequenceClassification.from_pretrained(out / name, trust_remote_code=True).eval()
+        loaded = AutoModelForSequenceClassification.from_pretrained(place, trust_remote_code=True).eval()
         with torch.no_grad():
             view = run.space.view(run.net, model["arch"])(**tiny_inputs()).logits
             assert torch.allclose(loaded(**tiny_inputs()).logits, view, atol=1e-5)

@@ -191,7 +191,7 @@ def test_tokenizer_and_card_travel_along(exported):
     assert head["library_name"] == "transformers"
     assert "nasframe" in head["tags"]
     assert head["metrics"] == ["accuracy"]
-    assert "| accuracy | 0.75 |" in text
+    assert "| accuracy | 75.00 % |" in text
     assert "license" not in head
 
 

@@ -87,6 +87,18 @@ def test_a_hub_data_set_is_read_by_its_splits(tmp_path, monkeypatch):
     assert made.fingerprint == files.fingerprint
     with pytest.raises(UsageError, match="hub data set 'hub', split 'absent'"):
         text_classification(hub="hub", train="absent", base=tmp_path)
+    # The same as a directory that save_to_disk wrote, with splits and without.
+    splits = datasets.load_dataset(str(tmp_path / "hub"))
+    splits.save_to_disk(tmp_path / "disk")
+    splits["train"].save_to_disk(tmp_path / "one")
+    saved = text_classification(hub="disk", dev="test", text="review", label="mood", base=tmp_path)
+    assert saved.fingerprint == files.fingerprint
+    one = text_classification(hub="one", text="review", label="mood", base=tmp_path)
+    assert sum(one.sizes.values()) == 50
+    with pytest.raises(UsageError, match=r"no such split. There are: train, test"):
+        text_classification(hub="disk", train="absent", base=tmp_path)
+    with pytest.raises(UsageError, match=r"holds one table without splits"):
+        text_classification(hub="one", dev="test", text="review", label="mood", base=tmp_path)
 
 
 GOOD = b"text,label\nfine,a\nbad,b\n"

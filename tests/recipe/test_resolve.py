@@ -143,7 +143,7 @@ def test_a_recipe_that_fits_becomes_a_plan():
         ({"stages": "search"}, "stages  'search' does not fit"),
         (
             {"stages": ["serch"]},
-            "unknown verb 'serch'. Verbs: evaluate, export, extract, repeat, search, train, transform",
+            "unknown verb 'serch'. Verbs: evaluate, export, extract, load, repeat, search, train, transform",
         ),
         ({"stages": [{"train": {"epochs": 1}, "search": {}}]}, "is not a stage. Expected {verb: {option: value}}"),
         ({"stages": [{"train": 5}]}, "is not a stage"),
@@ -493,7 +493,7 @@ def test_any_plan_re_runs_to_itself(extra, seed):
 
 
 def test_every_verb_and_kept_option_is_known():
-    assert set(VERBS) == {"train", "transform", "search", "extract", "evaluate", "export"}
+    assert set(VERBS) == {"load", "train", "transform", "search", "extract", "evaluate", "export"}
     assert kept_options(("stages", "search")) == {"use", "save_as", *COMMON}
     assert kept_options(("stages", "search", "sampler")) == {"use", *registry.RESERVED["sampler"]}
     assert kept_options(("task",)) == {"use"}

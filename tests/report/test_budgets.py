@@ -89,10 +89,10 @@ def test_the_table_that_ends_a_run_says_so(home, width):
 
 
 def test_the_card_that_was_written_before_the_measurement_says_so(home):
-    card = (home / "models" / "best@12ms" / "README.md").read_bytes()
+    card = (home / "models" / "best-12ms" / "README.md").read_bytes()
     assert f"**Over budget:** {TEXT}" in card.decode()
-    assert "Over budget" not in (home / "models" / "best@50ms" / "README.md").read_text()
-    record = json.loads((home / "models" / "best@12ms" / "export_report.json").read_text())["files"]["README.md"]
+    assert "Over budget" not in (home / "models" / "best-50ms" / "README.md").read_text()
+    record = json.loads((home / "models" / "best-12ms" / "export_report.json").read_text())["files"]["README.md"]
     assert record == {"bytes": len(card), "sha256": hashlib.sha256(card).hexdigest()}
 
 
@@ -111,7 +111,7 @@ def test_a_card_that_is_brought_up_to_date_is_no_damage(home):
 def test_a_card_is_written_with_what_is_known_and_forgets_what_no_longer_holds(home, tmp_path):
     place = tmp_path / "model"
     place.mkdir()
-    before = (home / "models" / "best@50ms" / "README.md").read_text()
+    before = (home / "models" / "best-50ms" / "README.md").read_text()
     (place / "README.md").write_text(before)
     export.update_card(place, TEXT)
     export.update_card(place, "13 ms > 12 ms")

@@ -96,8 +96,8 @@ def test_a_model_card_names_the_positive_class_and_the_mismatched_set():
     card = {"data": data, "metrics": {"f1": 0.5, "hits_mismatched": 0.25, "recall_time": 3.0}}
     loading = Loading(Path("load.py"))
     text = card_text("m", net, loading, card, {"own": 1})
-    assert "| f1 (spam) | 0.5 |" in text
-    assert "| hits_mismatched | 0.25 |" in text
+    assert "| f1 (spam) | 50.00 % |" in text
+    assert "| hits_mismatched | 25.00 % |" in text
     assert "- recall_time" not in text
     assert "- f1\n" in text
 

@@ -204,7 +204,7 @@ FIELDS = {
     "Comparison": (
         "format_version name description metric split against arms tasks seeds models cost absolute confidence alpha"
         " power resamples formats tables teachers fronts anytime examples ledger family missing notices notes"
-        " equal_macs processors findings limits cost_formats"
+        " equal_macs processors findings limits cost_formats shipped"
     ),
     "PairTable": "task tasks model metric arms ranked_seeds comparisons family",
     "FrontTable": "task tasks model metric arms ranked_seeds comparisons family cost references",
@@ -225,6 +225,7 @@ FIELDS = {
     "EqualMacs": "tolerance equal ratios text",
     "Processors": "kinds seeds",
     "SeedProcessors": "task seed arms unlike",
+    "Shipped": "task budget arm seed run model text",
     "MissingRun": "arm task seed run why error",
     "Notice": "place text arms",
     "MetricFormat": "percent higher_is_better positive companion dev_only standard_error",

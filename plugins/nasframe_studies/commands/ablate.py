@@ -114,7 +114,8 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     """Bring a study to its end and show the result; exit 1 if a run failed or there is nothing to compare."""
     import json
 
-    from nasframe_studies.commands.compare import show
+    from nasframe.errors import in_shell
+    from nasframe_studies.commands.compare import say_export, show
     from nasframe_studies.records import from_json
     from nasframe_studies.study import go_on
 
@@ -125,7 +126,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     try:
         failures = go_on(home, jobs, say)
     except KeyboardInterrupt:
-        print(f"nasframe: interrupted. Go on with: nasframe ablate --resume {home}", file=sys.stderr)
+        print(f"nasframe: interrupted. Go on with: nasframe ablate --resume {in_shell(home)}", file=sys.stderr)
         raise typer.Exit(130) from None  # as shells report a process that Ctrl-C ended
     # The file is missing if the runs left nothing to compare, which go_on has said already.
     path = home / "study.json"
@@ -137,6 +138,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     elif report:
         show(from_json(text), with_notices=False)  # they were printed at the end
         print(f"report  {home / 'study.html'}", file=sys.stderr)
+        say_export(from_json(text), home)
     if failures or not report:
         raise typer.Exit(1)
 

@@ -76,6 +76,8 @@ def compare(
     show(report, forms[0] if forms else "")
     if out is not None:
         print(f"report  {out / 'study.html'}", file=sys.stderr)
+    if not forms:
+        say_export(report)
 
 
 def _groups(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -89,6 +91,28 @@ def _groups(texts: Sequence[str]) -> dict[str, list[str]]:
             raise UsageError(f"--group: {text!r} does not fit. Expected NAME=PATTERN, as in '50%=*-50%'.")
         groups.setdefault(name, []).append(pattern)  # the same name again adds a pattern to its group
     return groups
+
+
+def say_export(report: Comparison, study: Path | None = None) -> None:
+    """Name the command that writes the recommended models for other programs, on the error stream.
+
+    Args:
+        report: the comparison.
+        study: the study's directory, which is enough for the command; runs of no study are named one by one.
+    """
+    from nasframe.errors import in_shell
+
+    if not report.shipped:
+        return
+    if study is not None:
+        print(f"export  nasframe export {in_shell(study)}", file=sys.stderr)
+        return
+    models: dict[str, list[str]] = {}
+    for entry in report.shipped:
+        models.setdefault(entry.run, []).append(entry.model)
+    for run, names in models.items():
+        words = [in_shell(word) for word in (run, *dict.fromkeys(names))]
+        print(f"export  nasframe export {' '.join(words)}", file=sys.stderr)
 
 
 def show(report: Comparison, form: str = "", with_notices: bool = True) -> None:

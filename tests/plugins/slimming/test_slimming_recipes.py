@@ -82,4 +82,4 @@ def test_a_target_that_cannot_be_is_refused_before_any_work(target: str) -> None
 @pytest.mark.slow
 def test_the_export_loads_in_a_fresh_process_and_agrees(tmp_path: Path) -> None:
     run(tmp_path / "exported", "+stages.5={export: {models: ['best@*']}}")
-    assert (tmp_path / "exported/models/best@50%/export_report.json").is_file()
+    assert (tmp_path / "exported/models/best-50/export_report.json").is_file()

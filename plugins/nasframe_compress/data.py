@@ -1,0 +1,230 @@
+"""Find out what the data are: a table, a folder of tables, GLUE's files, or a data set of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.errors import UsageError, listing, suggestion
+from nasframe_compress.request import Request
+from nasframe_compress.table import PEEK, READERS, Ambiguous, Columns, choose_columns, peek
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GLUE = {
+    "cola": "CoLA",
+    "sst2": "SST-2",
+    "mrpc": "MRPC",
+    "stsb": "STS-B",
+    "qqp": "QQP",
+    "mnli": "MNLI",
+    "qnli": "QNLI",
+    "rte": "RTE",
+    "wnli": "WNLI",
+}
+"""GLUE's tasks and the folders of their files."""
+KINDS = ("auto", "classification", "regression")
+DEV_NAMES = ("dev", "validation", "valid", "val", "test")
+"""What the file, or the split, to report on may be called, the best first."""
+LARGE = 0.8
+"""Share of the largest class from which on accuracy says little."""
+
+Ask = Callable[[Ambiguous], Sequence[str]]
+"""Asks somebody which of some columns are meant."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the data are, as a recipe's ``task`` says it.
+
+    Args:
+        task: the task's name and options; files are absolute.
+        name: a short name for them, as for a directory.
+        said: what was chosen without being asked for, a sentence each.
+    """
+
+    task: dict[str, Any]
+    name: str
+    said: tuple[str, ...] = ()
+
+
+def find_data(request: Request, ask: Ask | None = None) -> Data:
+    """Find out what the data of a request are.
+
+    Args:
+        request: the request.
+        ask: asks which columns are meant if that is not obvious; ``None`` refuses instead.
+
+    Raises:
+        UsageError: the data do not exist or have no known form, or an option does not fit them.
+        Ambiguous: a column is not obvious, and nobody can be asked.
+    """
+    known = [*KINDS, *GLUE]
+    if request.task not in known:
+        raise UsageError(
+            f"--task {request.task!r}: unknown. Expected one of {listing(known)}.{suggestion(request.task, known)}"
+        )
+    path = Path(request.data).expanduser()
+    if path.is_file():
+        return _of_table(request, path, ask)
+    if path.is_dir():
+        return _of_folder(request, path, ask)
+    if _looks_like_path(request.data):
+        raise UsageError(f"{request.data}: no such file or folder.{_similar_file(path)}")
+    return _of_hub(request, request.data, ask)
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.startswith((".", "/", "~")) or Path(text).suffix in READERS or text.count("/") > 1
+
+
+def _similar_file(path: Path) -> str:
+    """Suggest a file beside the one that does not exist."""
+    if not path.parent.is_dir():
+        return ""
+    return suggestion(path.name, [entry.name for entry in path.parent.iterdir()])
+
+
+# ---- tables
+
+
+def _of_table(request: Request, path: Path, ask: Ask | None) -> Data:
+    """Return the task of one table, whose development set is another file or a part of it."""
+    if request.task in GLUE:
+        raise UsageError(f"--task {request.task}: is for a folder of GLUE's files. Expected no file: {path}.")
+    frame = peek(path)
+    columns = _columns(frame, str(path), request, ask)
+    files = {"train": str(path.absolute())}
+    said = list(columns.said)
+    if request.dev is not None:
+        dev = Path(request.dev).expanduser()
+        if not dev.is_file():
+            raise UsageError(f"--dev {request.dev}: no such file.{_similar_file(dev)}")
+        files["dev"] = str(dev.absolute())
+    return Data(_text_task(request, files, columns), path.stem, tuple(said))
+
+
+def _of_folder(request: Request, path: Path, ask: Ask | None) -> Data:
+    """Return the task of a folder: GLUE's files, tables called train and dev, or a hub data set's layout."""
+    glue = _glue_task(request, path)
+    if glue is not None:
+        return glue
+    train = _table_called(path, ("train",))
+    if train is None:
+        return _of_hub(request, str(path.absolute()), ask, name=path.name)
+    dev = _table_called(path, DEV_NAMES)
+    said: tuple[str, ...] = ()
+    if dev is not None and request.dev is None:
+        request = replace(request, dev=str(dev))
+        said = (f"{train.name} is for training and {dev.name} to report on",)
+    data = _of_table(request, train, ask)
+    return replace(data, name=path.name, said=said + data.said)
+
+
+def _table_called(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the table in a folder that has the first of some names that one has."""
+    for name in names:
+        for suffix in READERS:
+            if (folder / f"{name}{suffix}").is_file():
+                return folder / f"{name}{suffix}"
+    return None
+
+
+def _glue_task(request: Request, path: Path) -> Data | None:
+    """Return GLUE's task in a folder; ``None`` if the folder does not hold one."""
+    by_folder = {_plain(folder): name for name, folder in GLUE.items()}
+    if request.task in GLUE:
+        name = request.task
+    elif (path / "train.tsv").is_file() and _plain(path.name) in by_folder and request.task == "auto":
+        name = by_folder[_plain(path.name)]
+    else:
+        return None
+    for option, value in (("--text", request.text), ("--label", request.label), ("--dev", request.dev)):
+        if value:
+            raise UsageError(f"{option}: GLUE's task {name!r} knows its files and columns. Expected none.")
+    task: dict[str, Any] = {"use": "glue", "name": name, "path": str(path.absolute())}
+    if request.max_length is not None:
+        task["max_length"] = request.max_length
+    if request.positive is not None or request.metric is not None:
+        raise UsageError(f"--positive, --metric: GLUE's task {name!r} has its own metric. Expected neither.")
+    return Data(task, name, (f"these are the files of GLUE's task {GLUE[name]}",))
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "").replace("_", "")
+
+
+# ---- the Hugging Face hub
+
+
+def _of_hub(request: Request, source: str, ask: Ask | None, name: str | None = None) -> Data:
+    """Return the task of a data set of the hub, or of a local directory that has the layout of one."""
+    try:
+        import datasets
+    except ImportError:
+        raise UsageError(f"{source}: hub data sets need datasets. Expected: pip install 'nasframe[hub]'.") from None
+    try:
+        splits = datasets.get_dataset_split_names(source)
+        table = datasets.load_dataset(source, split=f"train[:{PEEK}]")
+    except Exception as error:  # datasets has no base class for its errors and those of its requirements
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"{source}: neither a file nor a folder of tables, and no data set of the Hugging Face hub: {first_line}"
+        ) from None
+    frame = _with_class_names(table)
+    columns = _columns(frame, source, request, ask)
+    task = _text_task(request, {"hub": source, "train": "train"}, columns)
+    dev = request.dev or next((split for split in DEV_NAMES if split in splits), None)
+    said = list(columns.said)
+    if dev is not None:
+        task["dev"] = dev
+        if request.dev is None:
+            said.append(f"split {dev!r} is to report on")
+    return Data(task, name or source.rpartition("/")[2], tuple(said))
+
+
+def _with_class_names(table: Any) -> pd.DataFrame:
+    """Return a data set's rows with the names of classes in place of their numbers, as the task reads them."""
+    import datasets
+
+    frame: pd.DataFrame = table.to_pandas()
+    for column, kind in table.features.items():
+        if isinstance(kind, datasets.ClassLabel):
+            names = kind.names
+            frame[column] = [names[index] if index >= 0 else None for index in frame[column]]
+    return frame
+
+
+# ---- the task
+
+
+def _columns(frame: pd.DataFrame, place: str, request: Request, ask: Ask | None) -> Columns:
+    """Choose the columns; ask for those that are not obvious, one after the other."""
+    text, label = request.text, request.label
+    while True:
+        try:
+            return choose_columns(frame, place, text, label, request.task)
+        except Ambiguous as error:
+            if ask is None:
+                raise
+            chosen = tuple(ask(error))
+            if error.option == "--text":
+                text = chosen
+            else:
+                label = chosen[0]
+
+
+def _text_task(request: Request, files: dict[str, str], columns: Columns) -> dict[str, Any]:
+    """Return the use of ``text_classification`` for some columns."""
+    text: str | list[str] = list(columns.text) if len(columns.text) > 1 else columns.text[0]
+    task: dict[str, Any] = {"use": "text_classification", **files, "text": text, "label": columns.label}
+    if columns.kind == "regression":
+        task["regression"] = True
+    for option in ("metric", "positive", "max_length"):
+        value = getattr(request, option)
+        if value is not None:
+            task[option] = value
+    return task

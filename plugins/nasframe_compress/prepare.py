@@ -1,0 +1,262 @@
+"""From a request to the files that will be run: looks at model and data, chooses, and writes recipes and studies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasframe.errors import UsageError
+from nasframe.folders import folder_name
+from nasframe.recipe.loading import load_recipe
+from nasframe.recipe.resolve import resolve
+from nasframe.recipe.yaml import dump
+from nasframe.storage import refuse_unwritable
+from nasframe.store import write_text
+from nasframe_compress.compose import (
+    Lengths,
+    Setup,
+    Target,
+    compose,
+    model_names,
+    recipe_text,
+    share_notes,
+)
+from nasframe_compress.data import Ask, Data, find_data
+from nasframe_compress.look import Look, format_inputs, look, task_with_metric
+from nasframe_compress.methods import Method, find_method, refuse_unfit
+from nasframe_compress.request import Request, budget_text
+from nasframe_compress.sizes import Sizes, format_within
+from nasframe_studies.file import load_study
+
+RECIPE = "recipe.yaml"
+STUDY = "study.yaml"
+METHODS = "methods"
+RECORD = "compress.json"
+FORMAT = 1
+"""Of the record."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a request became, before any of it is written.
+
+    Args:
+        request: the request.
+        folder: where everything will lie.
+        data: the data.
+        look: model and data, loaded.
+        setup: what all recipes share.
+        methods: the methods, in the order of the request.
+        targets: method → its budgets.
+        lengths: how long the methods train.
+    """
+
+    request: Request
+    folder: Path
+    data: Data
+    look: Look
+    setup: Setup
+    methods: Sequence[Method]
+    targets: Mapping[str, Sequence[Target]]
+    lengths: Mapping[str, Lengths]
+
+    def record(self) -> dict[str, Any]:
+        """Return what going on needs to know, JSON-plain."""
+        targets = {}
+        for name, method_targets in self.targets.items():
+            targets[name] = [{"budget": dict(target.budget), "model": target.model} for target in method_targets]
+        return {
+            "format": FORMAT,
+            "request": self.request.plain(),
+            "is_study": self.is_study,
+            "targets": targets,
+            "exporters": {method.name: method.exporter for method in self.methods},
+        }
+
+    @property
+    def is_study(self) -> bool:
+        """Whether several runs are compared."""
+        return is_study(self.request)
+
+    def recipe(self, method: Method) -> dict[str, Any]:
+        """Return a method's recipe, as its file has it."""
+        return compose(self.setup, method, self.targets[method.name], self.lengths[method.name])
+
+
+def is_study(request: Request) -> bool:
+    """Tell whether several runs are compared."""
+    return len(request.methods) > 1 or len(request.seeds) > 1
+
+
+def prepare(request: Request, folder: Path, ask: Ask | None = None) -> Prepared:
+    """Look at model and data, and choose everything that a request leaves open. Writes nothing.
+
+    Args:
+        request: the request.
+        folder: where everything will lie.
+        ask: asks which columns are meant if that is not obvious; ``None`` refuses instead.
+
+    Raises:
+        UsageError: an argument does not fit model or data, or a budget is out of reach.
+    """
+    methods = [find_method(name) for name in request.methods]
+    refuse_unfit(methods, request.budgets)
+    data = find_data(request, ask)
+    seen = look(request, data)
+    setup = Setup(
+        name=_plain_name(data.name),
+        model=seen.model,
+        task=task_with_metric(data.task, seen.metric),
+        is_teacher=seen.is_teacher,
+        width=seen.sizes["width"],
+        folder=folder / METHODS if is_study(request) else folder,
+        seed=request.seeds[0],
+        examples=seen.inputs.task.sizes["train"],
+    )
+    targets = {method.name: _targets(method, request, seen, data) for method in methods}
+    lengths = {method.name: Lengths(method=_factor(method, methods, request)) for method in methods}
+    return Prepared(request, folder, data, seen, setup, methods, targets, lengths)
+
+
+def _plain_name(name: str) -> str:
+    """Return a name of letters, digits, hyphens and underscores."""
+    letters = [letter if letter.isalnum() or letter in "-_" else "-" for letter in name]
+    return "".join(letters).strip("-") or "data"
+
+
+def _targets(method: Method, request: Request, seen: Look, data: Data) -> list[Target]:
+    """Return the budgets of a method, with what they mean for the network."""
+    names = model_names(request.budgets)
+    targets = []
+    if not method.has_budgets:
+        inputs = format_inputs(seen, data, request)
+        for budget, name in zip(request.budgets, names, strict=True):
+            # It is saved by a training stage, whose names are plainer than those of winners.
+            targets.append(Target(budget, folder_name(name), number_format=format_within(inputs, budget)))
+        return targets
+    sizes = Sizes(seen.inputs)
+    shapes_are_known = method.repeat is None or method.repeat.exact
+    for budget, name in zip(request.budgets, names, strict=True):
+        targets.append(Target(budget, name, share=sizes.share(budget, shapes_are_known)))
+    return targets
+
+
+def _factor(method: Method, methods: Sequence[Method], request: Request) -> float:
+    """Return how much longer than its recipe a method trains, so that compared methods train equally long.
+
+    Methods that prune train once for each budget. One training that serves all budgets then gets as much.
+    """
+    if len(methods) == 1 or not method.searches:
+        return 1.0
+    return float(len(request.budgets))
+
+
+# ---- files
+
+
+def write(prepared: Prepared) -> Path:
+    """Write the recipe, or the study with a recipe for each method, after checking them; return the file to run.
+
+    Raises:
+        UsageError: the folder cannot be written, or is not empty.
+        RecipeError: a recipe cannot work on this model and these data.
+    """
+    folder = prepared.folder
+    refuse_used(folder)
+    refuse_unwritable(folder)
+    with drafted(prepared) as path:
+        if folder.is_dir():
+            folder.rmdir()  # it is empty
+        path.parent.rename(folder)
+    return folder / path.name
+
+
+@contextmanager
+def drafted(prepared: Prepared) -> Iterator[Path]:
+    """Write and check everything under another name, which is gone after the block unless it was renamed there.
+
+    Yields:
+        The file to run.
+    """
+    # Beside the folder, so that relative paths are the same.
+    draft = prepared.folder.with_name(f".{prepared.folder.name}.begun")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        path = draft / _write_files(prepared, draft)
+        _check(path)
+        yield path
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse a folder that is not empty, and say how to go on if a compression lies in it."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    hint = ""
+    if (folder / RECORD).is_file():
+        hint = f" To go on with the one in it: nasframe compress --resume {folder}"
+    raise UsageError(f"{folder}: not empty. Expected a new folder: --out DIR.{hint}")
+
+
+def _write_files(prepared: Prepared, draft: Path) -> str:
+    """Write the files to a folder; return the name of the one to run."""
+    write_text(draft / RECORD, json.dumps(prepared.record(), indent=1))
+    if not prepared.is_study:
+        write_text(draft / RECIPE, _recipe_file(prepared, prepared.methods[0], prepared.folder / RECIPE))
+        return RECIPE
+    (draft / METHODS).mkdir()
+    places = {}
+    for method in prepared.methods:
+        place = f"{METHODS}/{method.name}.yaml"
+        write_text(draft / place, _recipe_file(prepared, method, prepared.folder / place))
+        places[method.name] = place
+    write_text(draft / STUDY, _study_file(prepared, places))
+    return STUDY
+
+
+def _check(path: Path) -> None:
+    """Check a recipe, or a study with all its recipes."""
+    if path.name == RECIPE:
+        resolve(load_recipe(path))
+    else:
+        load_study(str(path))
+
+
+def _recipe_file(prepared: Prepared, method: Method, place: Path) -> str:
+    """Return the text of a method's recipe, which will lie in a place."""
+    targets = prepared.targets[method.name]
+    budgets = ", ".join(budget_text(target.budget) for target in targets)
+    head = [
+        method.title,
+        f"Compresses {prepared.setup.name} to {budgets}. Edit it as you like, then:",
+        f"  nasframe run {place}",
+    ]
+    notes = {}
+    shares = share_notes(targets)
+    if shares:
+        notes["sampler" if method.has_bands else "stages"] = shares
+    return recipe_text(prepared.recipe(method), head, notes)
+
+
+def _study_file(prepared: Prepared, places: Mapping[str, str]) -> str:
+    """Return the text of the study that compares the methods."""
+    names = [method.name for method in prepared.methods]
+    study = {
+        "study": prepared.setup.name,
+        "description": f"{len(names)} methods on {prepared.setup.name}.",
+        "arms": {name: {"base": places[name]} for name in names},
+        "seeds": list(prepared.request.seeds),
+        "compare": {"against": names[0]},
+    }
+    head = [
+        f"# Compares {', '.join(names)} on {prepared.setup.name}. Each arm's recipe lies beside this file.",
+        f"#   nasframe ablate {prepared.folder / STUDY}",
+    ]
+    return "\n".join(head) + "\n" + dump(study)

@@ -1,0 +1,290 @@
+"""A first look at a table of texts: which columns hold texts and labels, and what kind of labels these are.
+
+Only columns that are obvious are chosen. The task reads the data again, row by row, with errors that name the row.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nasframe.errors import UsageError, suggestion
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PEEK = 20_000
+"""Rows that are looked at, the first ones."""
+MOST_CLASSES = 20
+"""Integer labels with more values than this are scores."""
+WORDS = 3.0
+"""Words on average, from which on a column of strings is a text."""
+DISTINCT = 0.5
+"""Share of distinct values, from which on a column of strings is a text, and below which it may be a label."""
+
+LABELS = ("label", "labels", "class", "target", "category", "sentiment", "stars", "rating", "score", "intent", "y")
+"""Names that a column of labels usually has, the most usual first."""
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("question", "sentence"),
+    ("question", "answer"),
+    ("question", "passage"),
+    ("query", "document"),
+)
+"""Names that two columns of a pair of texts usually have."""
+IDS = ("id", "idx", "index", "guid", "uid", "unnamed: 0")
+
+Kind = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that a task reads.
+
+    Args:
+        text: of the texts, one or two.
+        label: of the labels.
+        kind: what the labels are.
+        said: what was chosen without being asked for, a sentence each.
+    """
+
+    text: tuple[str, ...]
+    label: str
+    kind: Kind
+    said: tuple[str, ...] = ()
+
+
+class Ambiguous(UsageError):
+    """Columns that are not obvious.
+
+    Args:
+        option: the option that says which.
+        message: what is not clear.
+        choices: the columns that it may be.
+    """
+
+    def __init__(self, option: str, message: str, choices: Sequence[str]) -> None:
+        super().__init__(message)
+        self.option = option
+        self.choices = tuple(choices)
+
+
+def peek(path: Path) -> pd.DataFrame:
+    """Return the first rows of a table, values as they are written.
+
+    Args:
+        path: a CSV, TSV, JSONL or Parquet file.
+
+    Raises:
+        UsageError: the file is missing, has another format, no columns or no rows.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file. Expected a table of texts.")
+    reader = READERS.get(path.suffix)
+    if reader is None:
+        known = ", ".join(READERS)
+        hint = suggestion(path.suffix, READERS)
+        raise UsageError(f"{path}: unknown kind of file {path.suffix!r}. Expected {known}.{hint}")
+    try:
+        frame = reader(path)
+    except ImportError:
+        raise UsageError(f"{path}: reading Parquet needs pyarrow. Expected: pip install 'nasframe[hub]'.") from None
+    except (ValueError, OSError, csv.Error) as error:  # the bases of pandas' and pyarrow's errors
+        raise UsageError(f"{path}: cannot be read ({_first_line(error)}).") from None
+    if frame.empty:
+        raise UsageError(f"{path}: no rows. Expected a header and at least one example.")
+    frame.columns = [str(name) for name in frame.columns]
+    return frame
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_csv(path, nrows=PEEK, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+
+
+def _read_tsv(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_csv(
+        path, sep="\t", nrows=PEEK, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE, encoding="utf-8-sig"
+    )
+
+
+def _read_jsonl(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    # Numbers stay as they are written: pandas would make 1.0 of a 1 beside a missing value.
+    return pd.read_json(path, lines=True, nrows=PEEK, dtype=False, encoding="utf-8")
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+    from pyarrow import parquet
+
+    batches = parquet.ParquetFile(path).iter_batches(batch_size=PEEK)
+    first = next(batches, None)
+    return pd.DataFrame() if first is None else first.to_pandas()
+
+
+READERS: Mapping[str, Callable[[Path], Any]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
+
+
+def choose_columns(frame: pd.DataFrame, place: str, text: Sequence[str], label: str | None, kind: str) -> Columns:
+    """Choose the columns of texts and labels that are not given, if they are obvious.
+
+    Args:
+        frame: the first rows of the table.
+        place: the table's name in messages.
+        text: the columns of the texts, empty if not given.
+        label: the column of the labels, ``None`` if not given.
+        kind: ``classification``, ``regression``, or ``auto``.
+
+    Raises:
+        Ambiguous: a column is not given, and several or none could be meant.
+        UsageError: a given column does not exist.
+    """
+    for name in (*text, *([label] if label else ())):
+        if name not in frame.columns:
+            there = ", ".join(map(repr, frame.columns))
+            raise UsageError(f"{place}: no column {name!r}. There are: {there}.{suggestion(name, list(frame.columns))}")
+    said: list[str] = []
+    if not text:
+        text = _guessed_texts(frame, place, label)
+        named = " and ".join(map(repr, text))
+        said.append(f"texts are in column {named}" if len(text) == 1 else f"pairs of texts are in columns {named}")
+    if label is None:
+        label = _guessed_label(frame, place, text)
+        said.append(f"labels are in column {label!r}")
+    chosen_kind, why = _kind_of(frame, place, label, kind)
+    if why:
+        said.append(why)
+    return Columns(tuple(text), label, chosen_kind, tuple(said))
+
+
+# ---- texts
+
+
+def _guessed_texts(frame: pd.DataFrame, place: str, label: str | None) -> tuple[str, ...]:
+    """Return the columns of the texts, if there is no doubt."""
+    by_name = {str(name).casefold(): str(name) for name in frame.columns if name != label}
+    for first, second in PAIRS:
+        if first in by_name and second in by_name:
+            return by_name[first], by_name[second]
+    texts = [name for name in frame.columns if name != label and _is_text(frame[name])]
+    if len(texts) == 1:
+        return (texts[0],)
+    option = "--text"
+    if not texts:
+        names = ", ".join(map(repr, frame.columns))
+        message = f"{place}: no column looks like texts. Expected {option} COLUMN; there are: {names}."
+        raise Ambiguous(option, message, list(frame.columns))
+    names = ", ".join(map(repr, texts))
+    message = (
+        f"{place}: several columns look like texts: {names}. Expected {option} COLUMN, or twice for a pair: "
+        f"{option} {texts[0]} {option} {texts[1]}."
+    )
+    raise Ambiguous(option, message, texts)
+
+
+def _is_text(column: pd.Series) -> bool:
+    """Tell whether a column holds texts: strings of several words, most of them different."""
+    values = [value for value in column if isinstance(value, str) and value.strip()]
+    if len(values) < len(column) / 2:
+        return False
+    words = sum(len(value.split()) for value in values) / len(values)
+    distinct = len(set(values)) / len(values)
+    return words >= WORDS and distinct >= DISTINCT
+
+
+# ---- labels
+
+
+def _guessed_label(frame: pd.DataFrame, place: str, text: Sequence[str]) -> str:
+    """Return the column of the labels, if there is no doubt."""
+    others = [name for name in frame.columns if name not in text]
+    named = [name for name in others if name.strip().casefold() in LABELS]
+    if len(named) == 1:
+        return str(named[0])
+    candidates = named or [name for name in others if _may_be_label(frame[name], name)]
+    if len(candidates) == 1:
+        return str(candidates[0])
+    names = ", ".join(map(repr, candidates or others))
+    problem = "several columns may hold the labels" if candidates else "no column looks like labels"
+    message = f"{place}: {problem}: {names}. Expected --label COLUMN."
+    raise Ambiguous("--label", message, candidates or others)
+
+
+def _may_be_label(column: pd.Series, name: str) -> bool:
+    """Tell whether a column may hold labels: it repeats its values, or holds numbers that are no row numbers."""
+    if name.strip().casefold() in IDS:
+        return False
+    values = [str(value) for value in column]
+    distinct = len(set(values)) / len(values)
+    return len(set(values)) > 1 and (distinct < DISTINCT or _are_fractions(values))
+
+
+def _kind_of(frame: pd.DataFrame, place: str, label: str, kind: str) -> tuple[Kind, str]:
+    """Return what the labels are, and the reason if it was chosen here."""
+    values = [value for value in frame[label] if not _is_missing(value)]
+    several = [value for value in values if isinstance(value, list | tuple) or type(value).__name__ == "ndarray"]
+    if several:
+        raise UsageError(
+            f"{place}: {label!r} has several labels in a row, as in {list(several[0])!r}. Expected one label for each "
+            "text; a table for each label, with yes or no, makes a task of each."
+        )
+    if kind == "classification":
+        return "classification", ""
+    texts = [str(value).strip() for value in values]
+    if kind == "regression":
+        odd = next((text for text in texts if not _is_number(text)), None)
+        if odd is not None:
+            raise UsageError(
+                f"{place}: label {odd!r} in {label!r} is no number. Expected numbers for --task regression."
+            )
+        return "regression", ""
+    if not all(_is_number(text) for text in texts):
+        return "classification", ""
+    count = len(set(texts))
+    if _are_fractions(texts):
+        why = f"labels in {label!r} are numbers with fractions, so this is a regression (--task classification: not)"
+        return "regression", why
+    if count > MOST_CLASSES:
+        why = f"{label!r} has {count} whole numbers, so this is a regression (--task classification: they are classes)"
+        return "regression", why
+    return "classification", f"the {count} whole numbers in {label!r} are classes (--task regression: they are scores)"
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value) or value == ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return abs(float(text)) < float("inf")
+    except ValueError:
+        return False
+
+
+def _are_fractions(texts: Sequence[str]) -> bool:
+    """Tell whether all texts are numbers, and some are not whole."""
+    if not texts or not all(_is_number(text) for text in texts):
+        return False
+    return any(float(text) != int(float(text)) for text in texts)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,135 @@
+"""Run what was written, from the first time to the end of an interrupted one; then export and recommend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nasframe.errors import UsageError
+from nasframe.folders import folder_name
+from nasframe.recipe.loading import load_recipe
+from nasframe.report.read import finished
+from nasframe.store import write_text
+from nasframe_compress.prepare import RECIPE, RECORD, STUDY
+from nasframe_compress.recommend import BudgetResult, Place, recommend
+from nasframe_compress.request import Budget, Request
+from nasframe_deploy.ship import export_models
+
+RUN = "run"
+RUNS = "study"
+MODELS = "models"
+RESULT = "recommendation.json"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a compression's folder says about it.
+
+    Args:
+        folder: the folder.
+        request: what was asked for.
+        is_study: whether several runs are compared.
+        targets: method → its budgets, and the names of their networks.
+        exporters: method → what writes its networks.
+    """
+
+    folder: Path
+    request: Request
+    is_study: bool
+    targets: Mapping[str, Sequence[tuple[Budget, str]]]
+    exporters: Mapping[str, str]
+
+
+def read_record(folder: Path) -> Record:
+    """Read a compression's folder.
+
+    Raises:
+        UsageError: no compression was begun there.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise UsageError(f"{folder}: no {RECORD} here. Expected the --out folder of a compression.")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    targets = {}
+    for method, rows in content["targets"].items():
+        targets[method] = [(row["budget"], row["model"]) for row in rows]
+    return Record(folder, Request.from_plain(content["request"]), content["is_study"], targets, content["exporters"])
+
+
+def go_on(
+    record: Record, *, cache: Path | None, jobs: int | None, progress: bool | None, say: Say
+) -> list[BudgetResult]:
+    """Run what is not yet done, write the recommended networks and return what was compared.
+
+    Args:
+        record: of the folder.
+        cache: the folder of stage results; ``None``: a study's default, and none for a single run.
+        jobs: processes of a study.
+        progress: show bars; ``None``: on a terminal only.
+        say: receives lines about what happens.
+    """
+    if record.is_study:
+        places = _study(record, cache, jobs, say)
+        missing = len(record.targets) * len(record.request.seeds) - len(places)
+        if missing:
+            say(f"{missing} runs are missing. To try them again: nasframe compress --resume {record.folder}")
+    else:
+        places = [_run(record, cache, progress)]
+    results = recommend(places, record.targets)
+    _export(record, results, say)
+    content = [result.plain() for result in results]
+    write_text(record.folder / RESULT, json.dumps(content, indent=1))
+    return results
+
+
+def _run(record: Record, cache: Path | None, progress: bool | None) -> Place:
+    """Run the only recipe, or go on with its run."""
+    from nasframe.running import runner
+
+    directory = record.folder / RUN
+    (method,) = record.targets
+    place = Place(method, record.request.seeds[0], directory)
+    if (directory / "run.db").is_file():
+        if not finished(directory):
+            runner.resume(directory, progress=progress)
+        return place
+    runner.run(load_recipe(record.folder / RECIPE), out=directory, cache=cache, progress=progress, shows_data=False)
+    return place
+
+
+def _study(record: Record, cache: Path | None, jobs: int | None, say: Say) -> list[Place]:
+    """Run the study, or go on with it; return the runs that are finished."""
+    from nasframe_studies import study
+
+    directory = record.folder / RUNS
+    if not (directory / study.SETTINGS).is_file():
+        study.begin(study.load_study(str(record.folder / STUDY)), directory, cache, jobs or 1)
+    study.go_on(directory, jobs, say)
+    places = []
+    for run in study.settings(directory).runs:
+        if finished(directory / run.run):
+            places.append(Place(run.arm, run.seed, directory / run.run))
+    return places
+
+
+def _export(record: Record, results: Sequence[BudgetResult], say: Say) -> None:
+    """Write each recommended network to ``models/NAME``, unless it is there already."""
+    for result in results:
+        ship = result.ship
+        if ship is None:
+            continue
+        best = ship.best
+        if model_folder(record.folder, best.model).is_dir():
+            continue
+        export_models(
+            best.place.directory, [best.model], out=record.folder / MODELS, mode=record.exporters[ship.method], say=say
+        )
+
+
+def model_folder(folder: Path, model: str) -> Path:
+    """Return the folder of an exported network."""
+    return folder / MODELS / folder_name(model)

@@ -1,0 +1,143 @@
+"""Which models of a comparison to ship: for each task and budget the best arm, and of its seeds one finished model.
+
+An arm is chosen by its mean over seeds on the compared split; the seed by its score on ``select``, because a choice on
+``dev`` would make that model look better than it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nasframe.records import MetricFormat
+from nasframe.report import tables as report_tables
+from nasframe_studies import stats
+from nasframe_studies.pairs import MEAN
+from nasframe_studies.records import ArmScores, Comparison, PairTable, Shipped
+from nasframe_studies.wording import mean_and_sd
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def recommendations(comparison: Comparison, compared: pd.DataFrame, teachers: pd.DataFrame) -> list[Shipped]:
+    """Return a model to ship for each task and budget.
+
+    Args:
+        comparison: the comparison, with its tables.
+        compared: the compared models, with ``slot``.
+        teachers: the teachers' rows.
+    """
+    chosen = []
+    for table in comparison.tables:
+        if table.task == MEAN:
+            continue
+        best = _best_arm(table)
+        if best is None:
+            continue
+        rows = compared[(compared["task"] == table.task) & (compared["slot"] == table.model)]
+        own = rows[rows["arm"] == best.arm]
+        model = _best_seed(own)
+        text = _sentence(comparison, table, best, own, teachers, model)
+        chosen.append(
+            Shipped(
+                task=table.task,
+                budget=table.model,
+                arm=best.arm,
+                seed=int(model["seed"]),
+                run=str(model["run"]),
+                model=str(model["model"]),
+                text=text,
+            )
+        )
+    return chosen
+
+
+def _best_arm(table: PairTable) -> ArmScores | None:
+    """Return the arm with the highest mean; arms that are over the budget in some run count only if all are."""
+    within = [row for row in table.arms if not row.over_budget]
+    candidates = within or list(table.arms)
+    return max(candidates, key=lambda row: row.mean, default=None)
+
+
+def _best_seed(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the row of the seed that scored best on ``select``; the first seed if no scores are known."""
+    records: list[dict[str, Any]] = [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+
+    def score(row: dict[str, Any]) -> float:
+        value = row.get("select_score")
+        return -np.inf if value is None or np.isnan(value) else float(value)
+
+    return max(records, key=score)
+
+
+def _sentence(
+    comparison: Comparison,
+    table: PairTable,
+    best: ArmScores,
+    rows: pd.DataFrame,
+    teachers: pd.DataFrame,
+    model: dict[str, Any],
+) -> str:
+    """Write a recommendation in plain words."""
+    form = comparison.format_of(table.task, table.metric)
+    place = f" on {table.task}" if len(comparison.tasks) > 1 else ""
+    seeds = "1 seed" if best.n == 1 else f"{best.n} seeds"
+    unit = " %" if form.percent else ""
+    text = (
+        f"For {table.model}{place}, ship {model['model']} of {best.arm}, seed {model['seed']}: {best.arm} has the best"
+        f" {comparison.split} {table.metric}, {mean_and_sd(form, best.mean, best.sd)}{unit} over {seeds}"
+    )
+    loss = _against_teachers(form, rows, teachers)
+    if loss:
+        text += f", {loss}"
+    text += "."
+    runner_up = _runner_up(table, best)
+    if runner_up is not None:
+        name, resolved = runner_up
+        if not resolved:
+            text += f" Its lead over {name} is not resolved, so {name} may be as good."
+    if best.over_budget:
+        text += " Every arm is over this budget in some run; this one too."
+    return text
+
+
+def _against_teachers(form: MetricFormat, rows: pd.DataFrame, teachers: pd.DataFrame) -> str:
+    """Say how an arm compares with its teachers, seed by seed; empty if it has none."""
+    keys = ["arm", "task", "seed"]
+    pairs = rows.merge(teachers, on=keys, suffixes=("", "_of_teacher"))
+    if pairs.empty:
+        return ""
+    gap = stats.paired(pairs["score"].astype(float).tolist(), pairs["score_of_teacher"].astype(float).tolist())
+    size = report_tables.difference(form, abs(gap.mean)).removeprefix("+")
+    side = "below" if gap.mean < 0 else "above"
+    points = " points" if form.percent else ""
+    text = f"{size}{points} {side} the teacher"
+    if gap.mean == 0:
+        text = "the same as the teacher's"
+    if gap.t_low is not None and gap.t_high is not None:
+        ends = f"{report_tables.difference(form, gap.t_low)} to {report_tables.difference(form, gap.t_high)}"
+        text += f" (95 % interval over seeds {ends})"
+    return text
+
+
+def _runner_up(table: PairTable, best: ArmScores) -> tuple[str, bool] | None:
+    """Return the arm with the second best mean, and whether the best one is resolved from it, seed by seed."""
+    others = [row for row in table.arms if row.arm != best.arm]
+    if not others:
+        return None
+    second = max(others, key=lambda row: row.mean)
+    seeds = best.scores.keys() & second.scores.keys()
+    own = [best.scores[seed] for seed in sorted(seeds)]
+    other = [second.scores[seed] for seed in sorted(seeds)]
+    if not seeds:
+        return second.arm, False
+    p = stats.paired(own, other).p_t
+    return second.arm, p is not None and p < stats.ALPHA
+
+
+def lines(shipped: Sequence[Shipped]) -> list[str]:
+    """Return the sentences of recommendations, each once: one network may be the best under several budgets."""
+    return list(dict.fromkeys(entry.text for entry in shipped))

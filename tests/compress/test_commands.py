@@ -1,0 +1,130 @@
+"""``nasframe compress`` and ``nasframe init`` at the command line, from a table to networks that load."""
+
+import json
+
+import pytest
+import yaml
+
+from conftest import load
+from nasframe.cli import main
+from nasframe.running import runner
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def run(*arguments):
+    try:
+        return int(main([*arguments]) or 0)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Verify exports in this process: the fresh one takes seconds, and has tests of its own."""
+    from in_process import InProcess
+
+    monkeypatch.setattr("nasframe.export.write.Verifier", InProcess)
+
+
+def test_a_fine_tuned_model_is_compressed_in_one_command(user, quick, capsys):
+    assert run("compress", "tuned", "mails.csv", "--budget", "50%", "--no-progress") == 0
+    screen = capsys.readouterr()
+    said = " ".join(screen.err.split())  # however the lines are broken
+    assert "it is the teacher" in said
+    assert "macro F1 is measured first" in said
+    assert "50%: ship best@50% of yoco_bert" in screen.out
+    folder = user / "compressed/mails"
+    assert {path.name for path in folder.iterdir()} == {
+        "compress.json", "models", "recipe.yaml", "recommendation.json", "run"
+    }  # fmt: skip
+    (result,) = json.loads((folder / "recommendation.json").read_text(encoding="utf-8"))
+    assert result["ship"] == {"method": "yoco_bert", "seed": 0, "model": "best@50%"}
+    (network,) = result["methods"][0]["networks"]
+    assert network["costs"]["encoder_params"] <= 0.5 * 25_728
+    net = load(folder / "models/best-50")
+    assert net.config.id2label == {0: "SPAM", 1: "HAM"}
+
+
+def test_methods_are_compared_and_the_best_on_select_is_shipped(user, quick, capsys):
+    arguments = ["--methods", "magnitude,hspg", "--budget", "60%", "--seeds", "0,1", "--out", "out", "--json"]
+    assert run("compress", "tuned", "mails.csv", *arguments) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert {method["method"] for method in result["methods"]} == {"magnitude", "hspg"}
+    assert all(len(method["networks"]) == 2 for method in result["methods"])
+    select = []
+    for method in result["methods"]:
+        scores = [network["metrics"]["select"]["macro_f1"] for network in method["networks"]]
+        select.append(sum(scores) / 2)
+    assert select == sorted(select, reverse=True)
+    assert result["ship"]["method"] == result["methods"][0]["method"]
+    assert (user / "out/models/best-60/config.json").is_file()
+
+
+def test_an_interrupted_compression_goes_on_with_nothing_but_its_folder(user, quick, capsys, monkeypatch):
+    whole = runner.StageRunner.run_all
+
+    def interrupted(self, leads):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.StageRunner, "run_all", interrupted)
+    assert run("compress", "tuned", "mails.csv", "--out", "out", "--no-progress") == 130
+    assert "nasframe compress --resume out" in capsys.readouterr().err
+    monkeypatch.setattr(runner.StageRunner, "run_all", whole)
+    assert run("compress", "--resume", "out", "--no-progress") == 0
+    assert "ship best@50%" in capsys.readouterr().out
+    # Once more: everything is there.
+    assert run("compress", "--resume", "out", "--no-progress") == 0
+    assert "ship best@50%" in capsys.readouterr().out
+
+
+def test_init_writes_the_same_recipe_and_runs_nothing(user, capsys):
+    assert run("init", "tuned", "mails.csv", "--out", "out", "--methods", "rosita") == 0
+    assert "edit it, then: nasframe run out/recipe.yaml" in capsys.readouterr().out
+    assert {path.name for path in (user / "out").iterdir()} == {"compress.json", "recipe.yaml"}
+    assert yaml.safe_load((user / "out/recipe.yaml").read_text(encoding="utf-8"))["extends"] == "methods/rosita"
+    assert run("check", "out/recipe.yaml") == 0
+
+
+def test_init_writes_a_study_for_several_methods(user, capsys):
+    assert run("init", "tuned", "mails.csv", "--out", "out", "--methods", "hspg,magnitude") == 0
+    assert run("check", "out/study.yaml") == 0
+    study = yaml.safe_load((user / "out/study.yaml").read_text(encoding="utf-8"))
+    assert study["arms"] == {"hspg": {"base": "methods/hspg.yaml"}, "magnitude": {"base": "methods/magnitude.yaml"}}
+
+
+def test_a_dry_run_shows_stages_and_leaves_nothing(user, capsys):
+    assert run("compress", "tuned", "mails.csv", "--dry-run", "--out", "out") == 0
+    assert "estimated time" in capsys.readouterr().out
+    assert not (user / "out").exists()
+    assert not list(user.glob(".out*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["tuned", "mials.csv"], "mials.csv: no such file or folder. Did you mean 'mails.csv'?"),
+        (["./tunde", "mails.csv"], "./tunde: no such directory"),
+        (["tuned"], "no model or no data"),
+        (["tuned", "mails.csv", "--label", "flder"], "no column 'flder'"),
+        (["tuned", "mails.csv", "--methods", "hspg,hspg"], "Expected different methods"),
+        (["tuned", "mails.csv", "--seeds", "1,1"], "a seed stands twice"),
+        (["tuned", "mails.csv", "--seeds", "a"], "--seeds 'a': not understood"),
+        (["tuned", "mails.csv", "--task", "mnlli"], "Did you mean 'mnli'"),
+        (["tuned", "mails.csv", "--dev", "dev.csv"], "--dev dev.csv: no such file"),
+        (["tuned", "mails.csv", "--metric", "acuracy"], "acuracy"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_work(user, capsys, arguments, problem):
+    assert run("compress", *arguments, "--out", "out") == 2
+    assert problem in capsys.readouterr().err
+    assert not (user / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_time_that_was_asked_for_is_kept(user, capsys):
+    import time
+
+    began = time.monotonic()
+    assert run("compress", "tuned", "mails.csv", "--minutes", "1.5", "--out", "out", "--no-progress") == 0
+    assert time.monotonic() - began == pytest.approx(90, rel=0.2)
