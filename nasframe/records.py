@@ -412,9 +412,11 @@ class SplitSummary:
         name: of the split.
         rows: its examples.
         texts: its distinct texts, or pairs of texts.
-        near: texts that differ from an earlier one only in case, spaces, punctuation or Unicode form.
+        near: texts that differ from an earlier one only in case, spaces, punctuation or Unicode form; ``None`` if that
+            was not counted, because there are too many rows.
         in_train: rows whose text is in ``train``, too; ``None`` for ``train`` itself.
-        near_train: other rows with a near copy of their text in ``train``; ``None`` for ``train`` itself.
+        near_train: other rows with a near copy of their text in ``train``; ``None`` for ``train`` itself, and if near
+            copies were not counted.
         conflicting: rows whose text has another label in another row, of this or another split.
         classes: rows of each class, in the order of the summary's ``labels``; ``None`` for regression.
         longest: tokens of the longest text, before it is cut; ``None`` if there is no tokenizer.
@@ -427,7 +429,7 @@ class SplitSummary:
     name: str
     rows: int
     texts: int
-    near: int
+    near: int | None
     in_train: int | None
     near_train: int | None
     conflicting: int

@@ -118,6 +118,8 @@ def _lines_about_copies(splits: Sequence[Split], noun: str) -> list[str]:
         lines.append(f"{subject} another row's {noun}. Repeats stay together in one split; none is dropped.")
     if _is_in_some(splits, "near") or _is_in_some(splits, "near_train"):
         lines.append("Near copies differ in case, spaces, punctuation or Unicode form only.")
+    if any(split["near"] is None for split in splits):
+        lines.append("Near copies, which differ in case, spaces or punctuation only, are not counted in so many rows.")
     return lines
 
 

@@ -1,8 +1,9 @@
 """Summary of the data: the numbers that a run shows before training, and notices about what a user should know.
 
 Two texts are *copies* if they are equal, and *near copies* if they are equal after Unicode normalisation (NFKC), case
-folding, and dropping everything except letters, digits and the marks on them. In pairs, both texts must be. All of this
-is looked up by hash, so that a million rows take seconds.
+folding, and dropping everything except letters, digits and the marks on them. In pairs, both texts must be. Copies are
+looked up by hash, so that a million rows take seconds. Near copies are counted in small data only, since the keys of
+all texts would take longer to compute than the texts to read.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ LONGEST = 500
 """How many of the texts in a sample are the longest by characters."""
 ENDLESS = 10_000_000
 """A number of tokens at which nothing is cut."""
+NEAR_ROWS = 50_000
+"""Rows of all splits together up to which near copies are counted."""
 LISTED = 5
 """How many classes a notice names."""
 
@@ -84,7 +87,8 @@ def summarise(
     """
     if tokenizer is not None and max_length is not None:
         max_length = min(max_length, tokenizer.model_max_length)
-    near_keys = _near_keys(splits)
+    rows = sum(len(split) for split in splits.values())
+    near_keys = _near_keys(splits) if rows <= NEAR_ROWS else None
     conflicting = _conflicting(splits)
     train_texts: set[Texts] = set()
     if "train" in splits:  # a task may only measure
@@ -116,15 +120,18 @@ def summarise(
     )
 
 
-def _counted(name: str, split: Split, near_keys: Mapping[Texts, Texts], conflicting: int) -> SplitSummary:
-    """Return the numbers that every split has."""
+def _counted(name: str, split: Split, near_keys: Mapping[Texts, Texts] | None, conflicting: int) -> SplitSummary:
+    """Return the numbers that every split has; without ``near_keys``, near copies are not counted."""
     distinct = set(split.texts)
-    distinct_keys = {near_keys[texts] for texts in distinct}
+    near = None
+    if near_keys is not None:
+        distinct_keys = {near_keys[texts] for texts in distinct}
+        near = len(distinct) - len(distinct_keys)
     return SplitSummary(
         name=name,
         rows=len(split),
         texts=len(distinct),
-        near=len(distinct) - len(distinct_keys),
+        near=near,
         in_train=None,
         near_train=None,
         conflicting=conflicting,
@@ -132,16 +139,16 @@ def _counted(name: str, split: Split, near_keys: Mapping[Texts, Texts], conflict
     )
 
 
-def _copies(texts: Sequence[Texts], train: set[Texts], near_keys: Mapping[Texts, Texts]) -> tuple[int, int]:
-    """Count the texts that are copies of training texts, and those that are only near copies."""
+def _copies(
+    texts: Sequence[Texts], train: set[Texts], near_keys: Mapping[Texts, Texts] | None
+) -> tuple[int, int | None]:
+    """Count the texts that are copies of training texts, and those that are only near copies, if these are counted."""
+    others = [example for example in texts if example not in train]
+    copies = len(texts) - len(others)
+    if near_keys is None:
+        return copies, None
     train_keys = {near_keys[example] for example in train}
-    copies = 0
-    near_copies = 0
-    for example in texts:
-        if example in train:
-            copies += 1
-        elif near_keys[example] in train_keys:
-            near_copies += 1
+    near_copies = sum(near_keys[example] in train_keys for example in others)
     return copies, near_copies
 
 

@@ -41,7 +41,7 @@ class Tokens:
     """A split's token ids, example after example.
 
     Args:
-        columns: input name (``input_ids``, ``token_type_ids``) → ``(tokens,)`` of int32.
+        columns: input name (``input_ids``, ``token_type_ids``) → ``(tokens,)`` of the smallest type that holds them.
         starts: ``(examples,)`` the position of each example's first token.
         lengths: ``(examples,)`` tokens of each example.
         padding: input name → the value after an example's end.
@@ -295,7 +295,9 @@ def tokenise(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int) 
         for name, rows in encoded.items():
             values = itertools.chain.from_iterable(rows)
             flat = np.fromiter(values, np.int32)
-            parts.setdefault(name, []).append(flat)
+            # A million rows have a hundred million tokens, and a byte is enough for the segments of all of them.
+            smallest = np.min_scalar_type(int(flat.max(initial=0)))
+            parts.setdefault(name, []).append(flat.astype(smallest))
     ends = np.cumsum(lengths)
     starts = np.concatenate([[0], ends[:-1]])
     padding = dict.fromkeys(parts, 0)
@@ -316,8 +318,8 @@ def collate(tokens: Tokens, labels: np.ndarray, index: np.ndarray) -> Batch:
     positions = np.where(mask, starts[:, None] + column, 0)
     inputs = {}
     for name, flat in tokens.columns.items():
-        padded = np.where(mask, flat[positions], tokens.padding[name])
-        inputs[name] = torch.from_numpy(padded.astype(np.int64))
+        gathered = flat[positions].astype(np.int64)
+        inputs[name] = torch.from_numpy(np.where(mask, gathered, tokens.padding[name]))
     inputs["attention_mask"] = torch.from_numpy(mask.astype(np.int64))
     target = labels[index]
     is_regression = target.dtype.kind == "f"

@@ -137,7 +137,7 @@ def export_models(
             tokenizers[choice.label] = model.tokenizer
             expected[choice.label] = run.expected(model)
             archs[choice.label] = model.arch
-            cards[choice.label] = run.card(model.name)
+            cards[choice.label] = run.card(model.name) | run.image_facts(model)
             sources[choice.label] = model.source
         directories = {choice.label: target / choice.folder for choice in choices}
         tell("write, and verify in a fresh process")
@@ -362,6 +362,14 @@ class _OpenRun:
         plan = self.models.plan
         run = {"model": plan.model, "task": plan.task, "data": store.get("data"), "base": store.get("base_model")}
         return run | facts
+
+    def image_facts(self, model: KeptModel) -> dict[str, Any]:
+        """Return how the run's task prepares images, for a model that reads no tokens."""
+        from nasframe.export.files import IMAGE_PROCESSOR, image_processor_of
+
+        if model.tokenizer is not None:  # the data of texts need not be read
+            return {}
+        return {IMAGE_PROCESSOR: image_processor_of(self.models.inputs.task)}
 
     def expected(self, model: KeptModel) -> Mapping[str, Any] | None:
         """Return inputs and outputs that the written model must reproduce; ``None``: on invented token ids."""

@@ -1,6 +1,7 @@
 """Exporters as plugins: a stranger's stands behind the same door as the built-in ones, and is verified like them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from nasframe.recipe.resolve import check_recipe
 from nasframe.testing import ExporterContract
 from nasframe.testing.kit import run_checks
 from nasframe.testing.toy import tiny_images, tiny_net
+from nasframe_deploy.ship import export_models
 
 ARCH = {"layers": [0], "heads.0": 2, "ffn.0": 5}
 CODE = '''
@@ -242,6 +244,8 @@ def test_a_run_exports_images_without_a_tokenizer(in_this_process, tmp_path):
     assert settings["size"] == {"height": 8, "width": 8}
     assert len(settings["image_mean"]) == len(settings["image_std"]) == 1
     assert "AutoModelForImageClassification" in (folder / "README.md").read_text()
+    (again,) = export_models(run.directory, ["small"], out=tmp_path / "again")
+    assert json.loads((Path(again.directory) / "preprocessor_config.json").read_text()) == settings
 
 
 def test_they_are_listed(capsys):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from words import Words
 
 from nasframe.notices import Notices
+from nasframe.report.data_table import data_lines, data_rows
 from nasframe_basics import summary
 from nasframe_basics.glue import glue
 from nasframe_basics.splits import Split
@@ -138,6 +139,22 @@ def test_broken_rows_of_qqp_are_told(tmp_path):
     task = glue("qqp", path=str(tmp_path), notify=notices)
     assert [source.left_out for source in task.summary.sources] == [1, 1]
     assert [notice.place for notice in notices] == [f"{tmp_path}/{name}.tsv:42" for name in ("train", "dev")]
+
+
+def test_near_copies_are_not_counted_in_many_rows_and_that_is_said(monkeypatch):
+    texts = [("Good!",), ("good",), ("bad",), ("bad",)]
+    splits = {"train": Split(texts, np.array([1, 1, 0, 0])), "dev": Split([("GOOD",), ("bad",)], np.array([1, 0]))}
+    few = summary.summarise(splits, ["bad", "good"])
+    monkeypatch.setattr(summary, "NEAR_ROWS", 5)
+    monkeypatch.setattr(summary, "near_key", None)  # no key is computed
+    many = summary.summarise(splits, ["bad", "good"])
+    assert [(split.near, split.near_train) for split in few.splits] == [(1, None), (0, 1)]
+    assert [(split.near, split.near_train) for split in many.splits] == [(None, None), (None, None)]
+    assert [split.in_train for split in many.splits] == [split.in_train for split in few.splits] == [None, 1]
+    said = "Near copies, which differ in case, spaces or punctuation only, are not counted in so many rows."
+    assert said in data_lines(json.loads(json.dumps(asdict(many))))
+    assert said not in data_lines(asdict(few))
+    assert not any(row[0].startswith("near") for row in data_rows(asdict(many)))
 
 
 def test_a_pair_is_a_copy_where_both_texts_are():

@@ -183,3 +183,21 @@ def test_a_written_length_is_kept_or_refused(columns, least):
             made(length)
         assert [problem.path for problem in error.value.problems] == ["max_length"]
     assert not list(notices)
+
+
+def test_tokens_are_kept_in_few_bytes_and_batches_are_whole():
+    class Tokenizer:
+        pad_token_id = 50283
+
+        def __call__(self, texts, **options):
+            ids = [[3, 200][: len(text)] for text in texts]
+            return {"input_ids": ids, "token_type_ids": [[0] * len(row) for row in ids]}
+
+    tokens = text.tokenise(Tokenizer(), [("a",), ("ab",)], 8)
+    assert {name: column.dtype for name, column in tokens.columns.items()} == {
+        "input_ids": np.uint8,
+        "token_type_ids": np.uint8,
+    }
+    batch = text.collate(tokens, np.array([0, 1]), np.array([1, 0]))
+    assert batch.inputs["input_ids"].tolist() == [[3, 200], [3, 50283]], "the padding does not have to fit"
+    assert all(tensor.dtype == torch.int64 for tensor in batch.inputs.values())
