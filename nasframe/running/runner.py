@@ -326,7 +326,8 @@ class StageRunner:
             if stage.verb == "train":  # until we join it, the first process cannot get past this stage
                 perform(self._work_before(position), StageSession(self.session, stage))
             self._wait_for(stage)
-        if leads and self.cached is None:
+        # A study has many runs, whose models its cache keeps once.
+        if leads and not self.store.get("study"):
             self._keep_models(work)
 
     def _keep_models(self, work: Work | None) -> None:
@@ -336,6 +337,8 @@ class StageRunner:
             work: what the last stage left; ``None`` if that is on disk only.
         """
         last = self.plan.stages[-1]
+        if all(row["path"] or row["arch"] is None for row in self.store.rows("model")):
+            return
         if work is None:
             if not self.store.checkpoint(f"work-{last.name}").path.is_file():  # the run was finished before
                 return

@@ -26,6 +26,7 @@ from nasframe.folders import model_folder
 from nasframe.recipe.yaml import dump
 from nasframe.report.read import read_run
 from nasframe.running.kept_models import KeptModels
+from nasframe.running.runner import StageRunner
 from nasframe.store import RunStore
 from nasframe.testing.toy import tiny_inputs
 from nasframe_deploy.ship import choose, export_models
@@ -53,9 +54,11 @@ def run_dir(home):
 
 @pytest.fixture(scope="module")
 def cached(home):
-    """The same run with a cache, which alone has its extracted models."""
+    """The same run with a cache, which alone has its extracted models, as for the runs of a study."""
     recipe = nf.load_recipe(RECIPE, [WITHOUT_EXPORT])
-    return nf.run(recipe, out=home / "cached", cache=home / "cache", report=False).directory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StageRunner, "_keep_models", lambda runner, work: None)
+        return nf.run(recipe, out=home / "cached", cache=home / "cache", report=False).directory
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def outputs(net):
 # ---- what runs keep
 
 
-def test_a_run_without_a_cache_keeps_models_that_no_stage_writes(run_dir, cached):
+def test_a_run_keeps_models_that_no_stage_writes(run_dir, cached):
     assert (model_folder(run_dir, "best@50%") / "model.safetensors").is_file()
     assert (model_folder(run_dir, "other") / "model.safetensors").is_file()
     assert not (model_folder(cached, "best@50%") / "model.safetensors").exists()  # the cache has it
@@ -90,7 +93,7 @@ def test_a_run_that_was_stopped_has_its_models_in_its_states(run_dir, home):
     stopped = home / "stopped"
     recipe = nf.load_recipe(RECIPE, [WITHOUT_EXPORT])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nasframe.running.runner.StageRunner._keep_models", broken)
+        patch.setattr(StageRunner, "_keep_models", broken)
         with pytest.raises(RunError, match="pulled the plug"):
             nf.run(recipe, out=stopped, report=False)
     with KeptModels(stopped) as kept, KeptModels(run_dir) as files:

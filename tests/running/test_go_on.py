@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nasframe import registry
 from nasframe.cli import main
 from nasframe.errors import RunError
 from nasframe.report.read import finished
@@ -25,7 +26,8 @@ def project(tmp_path, monkeypatch):
     text = (TESTS / "data" / "toy.yaml").read_text().replace("../toy_plugin.py", "toy_plugin.py")
     (folder / "toy.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    return folder
+    yield folder
+    registry.plugins.cache_clear()  # the command line leaves the recipe's plugin registered
 
 
 @pytest.mark.parametrize("error", [RunError("the plug was pulled"), KeyboardInterrupt()])
