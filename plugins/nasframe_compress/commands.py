@@ -36,7 +36,7 @@ Budgets = Annotated[
 ]
 Methods = Annotated[str, typer.Option(help="Method recipes to compare, with commas between them.")]
 Minutes = Annotated[
-    float | None, typer.Option(min=0.5, help="Wall time of everything; default: the recipes' own lengths.")
+    float | None, typer.Option(min=0.5, max=10**5, help="Wall time of everything; default: the recipes' own lengths.")
 ]
 Seeds = Annotated[str, typer.Option(help="Seeds, with commas; or how many: 'x3'.")]
 Metric = Annotated[str | None, typer.Option(help="The primary metric; default: the task's, macro F1 for rare classes.")]
@@ -45,7 +45,9 @@ Labels = Annotated[
     str | None, typer.Option(help="The classes in the order of the model's head, if its names do not say.")
 ]
 NewHead = Annotated[bool, typer.Option("--new-head", help="Draw a new head, even if the model has one.")]
-MaxLength = Annotated[int | None, typer.Option(min=1, help="Tokens after which texts are cut; default: 128.")]
+MaxLength = Annotated[
+    int | None, typer.Option(min=1, max=10**6, help="Tokens after which texts are cut; default: 128.")
+]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="A new folder for everything; default: compressed/DATA.")]
 
 
