@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from nasframe.errors import listing, suggestion
 from nasframe.interfaces import MeasuringTaskFactory, Task, TaskTraits, traits_of
-from nasframe.records import MetricFormat
+from nasframe.records import CostFormat, MetricFormat
 
 Measures = Callable[[Mapping[str, Any], Any], Mapping[str, MetricFormat] | None]
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -91,6 +91,15 @@ def objective_in(formats: Mapping[str, MetricFormat], metric: str) -> str:
     """Return a metric as an objective: after ``-`` if its format says that less is better."""
     form = formats.get(metric)
     return metric if form is None or form.higher_is_better else f"-{metric}"
+
+
+def sign_of(form: MetricFormat | CostFormat) -> float:
+    """Return the factor that makes the values of a metric or a cost numbers to maximise.
+
+    >>> sign_of(MetricFormat()), sign_of(MetricFormat(higher_is_better=False)), sign_of(CostFormat())
+    (1.0, -1.0, -1.0)
+    """
+    return 1.0 if form.higher_is_better else -1.0
 
 
 def score_of(task: Task, metrics: Mapping[str, float]) -> float:

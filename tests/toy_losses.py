@@ -1,4 +1,4 @@
-"""A one-file plugin: the toy task with a loss , with a metric of unknown error, and without a loss."""
+"""A one-file plugin: the toy task with a loss, scored by it, with a metric of unknown error, and without a loss."""
 
 import numpy as np
 import torch
@@ -38,6 +38,22 @@ class LossTask(ToyTask):
         return result
 
 
+class MirroredTask(LossTask):
+    """Is scored by its loss, and measures the negative of it, of which more is better."""
+
+    primary = "loss"
+    metrics = {"loss": LOSS, "negative_loss": MetricFormat(), **ToyTask.metrics}  # noqa: RUF012
+
+    @staticmethod
+    def measures(options, space=None):
+        return MirroredTask.metrics
+
+    def evaluate(self, forward, split, examples=None):
+        result = super().evaluate(forward, split, examples)
+        result.metrics["negative_loss"] = -result.metrics["loss"]
+        return result
+
+
 class UnknownTask(LossTask):
     """Does not say how the error of its accuracy is computed."""
 
@@ -55,5 +71,6 @@ class LosslessTask(LossTask):
 @hookimpl
 def register_tasks(register):
     register("toy_loss", LossTask)
+    register("toy_mirrored", MirroredTask)
     register("toy_unknown", UnknownTask)
     register("toy_lossless", LosslessTask)

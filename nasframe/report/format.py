@@ -21,8 +21,9 @@ EARLIER = {
     "accuracy_f1": MetricFormat(percent=True),
     "macro_f1": MetricFormat(percent=True),
     "accuracy_mismatched": MetricFormat(percent=True, companion=True, dev_only=True),
+    "loss": MetricFormat(higher_is_better=False),
 }
-"""The shares among nasframe's own metrics, for runs that are older than the formats of tasks."""
+"""Those of nasframe's own metrics that are no plain numbers to maximise, for runs older than the formats of tasks."""
 PLAIN_COST = CostFormat()
 EARLIER_COSTS = {
     "params": CostFormat("parameters", "params"),

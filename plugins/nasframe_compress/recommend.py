@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nasframe.declarations import TEACHER
+from nasframe.measures import sign_of
 from nasframe.report.read import read_run
 from nasframe.report.records import Measure, ModelRow, RunReport
 from nasframe.report.tables import cost
@@ -206,7 +207,7 @@ def _candidates(place: Place, report: RunReport, budget: Budget, model: str) -> 
     teacher_score = teacher.metrics.get(DEV, {}).get(report.metric)
     if score is None or selected is None or teacher_score is None:
         return []
-    sign = 1.0 if report.metric_format(report.metric).higher_is_better else -1.0
+    sign = sign_of(report.metric_format(report.metric))
     candidate = Candidate(
         place=place,
         row=row,

@@ -20,7 +20,18 @@ from nasframe.records import MetricFormat
 from nasframe.report.format import merged
 from nasframe_studies import conditions, evidence, findings, processors, run_facts, stats
 from nasframe_studies.missing import missing_runs, why_nothing
-from nasframe_studies.pairs import MEAN, adjust, companions_of, group_of, scores_by_seed, tables, views
+from nasframe_studies.pairs import (
+    MEAN,
+    MORE_IS_BETTER,
+    Directions,
+    adjust,
+    agree,
+    companions_of,
+    group_of,
+    scores_by_seed,
+    tables,
+    views,
+)
 from nasframe_studies.recommend import recommendations
 from nasframe_studies.records import Comparison, FrontTable, TeacherScores
 from nasframe_studies.settings import Settings
@@ -62,19 +73,20 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Settings | Map
         hint = suggestion(against, study.arms)
         raise UsageError(f"--against: no arm {against!r}. Expected one of {listing(study.arms)}.{hint}")
     tasks = list(dict.fromkeys(models["task"]))
-    metrics = list(dict.fromkeys(models["metric"]))
-    metric = ", ".join(metrics)
-    if len(metrics) > 1:  # tasks differ in it, as in GLUE
-        metric = f"mean of {metric}"
     budgets = list(dict.fromkeys(models["slot"]))
 
     runs = run_facts.read_runs(home, models)
+    conditions.check_directions(runs)
     formats = _formats(runs)
-    conditions.check_directions(models, formats)
+    directions = conditions.directions_of(models, formats)
+    metrics = list(dict.fromkeys(models["metric"]))
+    metric = ", ".join(metrics)
+    if len(metrics) > 1 and agree(tasks, directions):  # tasks differ in it, as in GLUE
+        metric = f"mean of {metric}"
     unlike = conditions.unlike_costs(models)  # shares of different networks are not comparable
     absolute = conditions.absolute_costs(unlike)
-    score_tables = tables(models, arms, against, absolute)
-    front_tables = evidence.fronts(models, runs, arms, against, absolute)
+    score_tables = tables(models, arms, against, absolute, directions)
+    front_tables = evidence.fronts(models, runs, arms, against, absolute, directions)
     # Scores and fronts together, since the family may be the page.
     adjusted = adjust([*score_tables, *front_tables], study.compare.family)
     score_tables = [table for table in adjusted if not isinstance(table, FrontTable)]
@@ -100,7 +112,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Settings | Map
         resamples=stats.RESAMPLES,
         formats=formats,
         tables=score_tables,
-        teachers=teachers(rows.teachers, arms, tasks),
+        teachers=teachers(rows.teachers, arms, tasks, directions),
         fronts=front_tables,
         anytime=evidence.anytime(runs, arms, budgets),
         examples=examples,
@@ -195,6 +207,7 @@ def _notes(
     metrics = list(dict.fromkeys(models["metric"]))
     # From what makes numbers incomparable to what only explains them.
     yield from study.notes
+    yield from conditions.direction_notes(models, conditions.directions_of(models, comparison.formats))
     yield from conditions.teacher_notes(unlike, models, comparison.cost_format)
     yield from conditions.budget_notes(runs, models)
     yield from conditions.over_budget_notes(models)
@@ -258,16 +271,19 @@ def _best_of_budgets(frame: pd.DataFrame) -> pd.Series:
     return searched | others
 
 
-def teachers(frame: pd.DataFrame, arms: Sequence[str], tasks: Sequence[str]) -> list[TeacherScores]:
+def teachers(
+    frame: pd.DataFrame, arms: Sequence[str], tasks: Sequence[str], directions: Directions = MORE_IS_BETTER
+) -> list[TeacherScores]:
     """Average the scores of the teachers: the full networks that the arms' runs begin with.
 
     Args:
         frame: as :func:`nasframe_studies.study.collect` returns.
         arms: in order.
         tasks: in order; those of several are averaged within a seed first.
+        directions: of the scores; those of different directions are not averaged.
     """
     described = []
-    for task, rows in views(frame[frame["role"] == "teacher"], tasks):
+    for task, rows in views(frame[frame["role"] == "teacher"], tasks, directions):
         covered = len(tasks) if task == MEAN else 1
         scores = scores_by_seed(rows, covered)
         for arm in arms:

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError
+from nasframe.measures import sign_of
 from nasframe.records import CostFormat, MetricFormat
 from nasframe.report import tables
 from nasframe.report.read import AXES
 from nasframe.store import RunStore
 from nasframe_studies.grouping import distinct_by
-from nasframe_studies.pairs import group_of, relative_costs
+from nasframe_studies.pairs import Directions, agree, direction_of, group_of, relative_costs
 from nasframe_studies.processors import CONDITIONS, processors
-from nasframe_studies.records import OTHER_EXAMPLES, ExamplePair, Notice
+from nasframe_studies.records import OTHER_EXAMPLES, ExamplePair, Notice, format_in
 from nasframe_studies.run_facts import RunFacts, by_task
 from nasframe_studies.settings import Settings
 from nasframe_studies.wording import grouped, plural
@@ -262,21 +263,53 @@ def check_metrics(compared: pd.DataFrame) -> None:
             )
 
 
-def check_directions(compared: pd.DataFrame, formats: Mapping[str, Mapping[str, MetricFormat]]) -> None:
-    """Make sure that more is better of every compared metric, as tables, tests and arrows take it to be.
+def check_directions(runs: Sequence[RunFacts]) -> None:
+    """Make sure that the runs of a task agree on whether more or less of the compared metric is better.
+
+    Raises:
+        UsageError: they do not, so that no order of their scores would be right.
+    """
+    for task, of_task in by_task(runs).items():
+        better: list[tuple[str, str]] = []
+        for run in of_task:
+            form = run.formats.get(run.metric)
+            if form is not None:  # a run from before tasks said how their metrics read contradicts nobody
+                better.append((run.arm, "more" if form.higher_is_better else "less"))
+        sides = distinct_by(better)
+        if _differ(sides):
+            raise UsageError(
+                f"{task}: the runs disagree on whether more or less of {of_task[0].metric!r} is better:"
+                f" {grouped(sides)}. Expected a metric that all of them declare alike."
+            )
+
+
+def directions_of(compared: pd.DataFrame, formats: Mapping[str, Mapping[str, MetricFormat]]) -> Directions:
+    """Return the direction of each task's scores.
 
     Args:
         compared: the compared models.
         formats: task → metric → how it reads.
-
-    Raises:
-        UsageError: less is better of one.
     """
+    directions = {}
     for task, metric in dict.fromkeys(zip(compared["task"], compared["metric"], strict=True)):
-        form = formats.get(task, {}).get(metric)
-        # Runs that are gone, or from before tasks said how their metrics read, get the benefit of the doubt.
-        if form is not None and not form.higher_is_better:
-            raise UsageError(f"compare.metric: less is better of {metric!r} on {task}. Expected a score to maximise.")
+        directions[task] = sign_of(format_in(formats, task, metric))
+    return directions
+
+
+def direction_notes(compared: pd.DataFrame, directions: Directions) -> Iterator[str]:
+    """Say why there is no mean of tasks if more is better on some of them, and less on others."""
+    metrics_of = distinct_by(zip(compared["task"], compared["metric"], strict=True))
+    if agree(metrics_of, directions):
+        return
+    more: dict[str, Sequence[str]] = {}
+    less: dict[str, Sequence[str]] = {}
+    for task, metrics in metrics_of.items():
+        side = more if direction_of(task, directions) > 0 else less
+        side[task] = metrics
+    yield (
+        f"NO MEAN OF TASKS: more is better of {grouped(more)}, less of {grouped(less)}. What is found, and what cannot"
+        f" be concluded, is about the first task, {next(iter(metrics_of))}."
+    )
 
 
 def number_notes(invalid: pd.DataFrame) -> Iterator[str]:

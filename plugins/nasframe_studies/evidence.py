@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasframe.folders import model_folder
+from nasframe.measures import objective_in, sign_of
 from nasframe.records import CostFormat, plus
 from nasframe.report.example_stats import are_whole, metric_difference
 from nasframe.report.format import PLAIN_COST
@@ -23,7 +24,7 @@ from nasframe.search.pareto import hypervolume
 from nasframe.stages.model_store import predictions_file
 from nasframe_studies import stats
 from nasframe_studies.grouping import distinct_by
-from nasframe_studies.pairs import relative_costs, tables
+from nasframe_studies.pairs import MORE_IS_BETTER, Directions, direction_of, relative_costs, tables
 from nasframe_studies.records import (
     OTHER_EXAMPLES,
     AnytimeCurves,
@@ -52,7 +53,7 @@ GRID = 60
 RunKey = tuple[str, str, int]
 """Arm, task and seed."""
 Fronts = Mapping[RunKey, Sequence[tuple[float, ...]]]
-"""Run → points to maximise: score and negative costs."""
+"""Run → points to maximise: scores and costs, negative if less of them is better."""
 
 
 # ---- the best score so far
@@ -62,7 +63,8 @@ def anytime(runs: Sequence[RunFacts], arms: Sequence[str], models: Sequence[str]
     """Average the best score so far over seeds, on a grid that all arms share.
 
     An arm's curve begins at the latest beginning of its seeds' curves and ends at their earliest end. Searches that
-    aimed at different metrics have no scale in common: :func:`unlike_aims` names the tasks that are left out.
+    aimed at different metrics have no scale in common: :func:`unlike_aims` names the tasks that are left out. Curves of
+    a metric of which less is better are of its negative, as the scores of searches are.
 
     Args:
         runs: as :func:`nasframe_studies.run_facts.read_runs` returns.
@@ -87,7 +89,7 @@ def anytime(runs: Sequence[RunFacts], arms: Sequence[str], models: Sequence[str]
             # All of these runs have one metric, and one aim if the task is not among the unlike ones.
             if what == TRAINING:
                 title = TRAINING_TITLES[effort]
-                metric = drawn[0].metric
+                metric = objective_in(drawn[0].formats, drawn[0].metric)
             else:
                 title = SEARCH_TITLES[effort]
                 metric = drawn[0].aim
@@ -182,11 +184,12 @@ def fronts(
     arms: Sequence[str],
     against: str,
     absolute: Sequence[str] = (),
+    directions: Directions = MORE_IS_BETTER,
 ) -> list[FrontTable]:
     """Compare the fronts of score and cost by their hypervolume, paired like a score.
 
     Fronts are those of the finished models over the budgets, and those of the searches' archives. The hypervolume is
-    measured from the lowest score and the highest cost that any arm's front of that task has. Costs are shares of the
+    measured from the worst score and the worst cost that any arm's front of that task has. Costs are shares of the
     full network's; if the arms' full networks differ, all arms of a task are measured by the largest of them.
 
     Args:
@@ -195,6 +198,7 @@ def fronts(
         arms: in order.
         against: the reference.
         absolute: the costs in which the arms' full networks differ.
+        directions: of the compared scores; those of archives are to be maximised already.
 
     Returns:
         One table for each kind of front and task, and for their mean.
@@ -204,7 +208,8 @@ def fronts(
     formats = cost_formats(runs)
     cost = cost_axis(compared, runs, absolute)
     if cost is not None:
-        model_fronts = _model_fronts(compared, cost, _sign(cost, formats), units)
+        sign = sign_of(formats.get(cost, PLAIN_COST))
+        model_fronts = _model_fronts(compared, cost, sign, units, directions)
         front_tables += _front_tables("finished models", cost, model_fronts, arms, against)
     archives = [run for run in runs if run.front]
     bounded_costs = {run.cost for run in archives}
@@ -245,14 +250,7 @@ class _Units:
         return self.largest.get((task, cost), 1.0)
 
 
-def _sign(cost: str, formats: Mapping[str, CostFormat]) -> float:
-    """Return the factor that makes a cost a number to be maximised."""
-    if formats.get(cost, PLAIN_COST).higher_is_better:
-        return 1.0
-    return -1.0
-
-
-def _model_fronts(compared: pd.DataFrame, cost: str, sign: float, units: _Units) -> Fronts:
+def _model_fronts(compared: pd.DataFrame, cost: str, sign: float, units: _Units, directions: Directions) -> Fronts:
     """Return each run's finished models as points to maximise, if it has one under every budget of several."""
     budgets = compared["slot"].nunique()
     if budgets < 2:
@@ -266,10 +264,11 @@ def _model_fronts(compared: pd.DataFrame, cost: str, sign: float, units: _Units)
         unit = 1.0  # of a share
         if cost in units.absolute:
             unit = units.of_task(task, cost)
+        direction = direction_of(task, directions)
         models = []
         for score, size in rows[["score", column]].to_numpy():
             share = float(size) / unit
-            models.append((float(score), sign * share))
+            models.append((direction * float(score), sign * share))
         points[arm, task, int(seed)] = models
     return points
 
@@ -284,7 +283,7 @@ def _archive_front(run: RunFacts, units: _Units, formats: Mapping[str, CostForma
             divisor = units.of_task(run.task, cost)
         else:
             divisor = run.full[cost]
-        divisors.append(_sign(cost, formats) * divisor)
+        divisors.append(sign_of(formats.get(cost, PLAIN_COST)) * divisor)
     points = []
     for score, *costs in run.front:
         shares = [cost / divisor for cost, divisor in zip(costs, divisors, strict=True)]

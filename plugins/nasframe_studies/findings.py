@@ -13,7 +13,7 @@ from nasframe.report.tables import human
 from nasframe_studies.grouping import distinct_by
 from nasframe_studies.processors import UNLIKE_PAIRS, has_unlike_pairs
 from nasframe_studies.records import Comparison, Difference, EqualMacs, LedgerRow, PairTable
-from nasframe_studies.wording import interval, p_is, plural
+from nasframe_studies.wording import interval, p_is, plural, verdict
 
 TOLERANCE = 0.05
 """The largest relative deviation from the reference's MACs that counts as an equal budget."""
@@ -100,7 +100,7 @@ def findings(comparison: Comparison) -> Iterator[str]:
                 if has_unlike_pairs(comparison, table, row):
                     gap += UNLIKE_PAIRS
                 yield (
-                    f"{title}: {row.arm} is {row.verdict} than {comparison.against} by {gap} on {row.n} seeds"
+                    f"{title}: {row.arm} is {verdict(form, row)} than {comparison.against} by {gap} on {row.n} seeds"
                     f" (paired t, {p_is(row.p_t_holm)} after Holm)."
                 )
 

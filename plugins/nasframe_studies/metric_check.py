@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nasframe import registry
 from nasframe.errors import UsageError, listing, suggestion
-from nasframe.measures import formats_of, possible_metrics
+from nasframe.measures import possible_metrics
 from nasframe.records import MetricFormat, canonical_json
 from nasframe_studies.file import Study, origin, task_name
 
@@ -106,25 +106,16 @@ def _declared(plan: Plan) -> Mapping[str, MetricFormat]:
     return possible_metrics(factory, options) or {}
 
 
-def _require_score(metric: str, formats: Mapping[str, MetricFormat]) -> None:
-    """Refuse a metric of which less is better."""
-    form = formats.get(metric)
-    if form is not None and not form.higher_is_better:
-        raise UsageError(f"compare.metric: less is better of {metric!r}. Expected a score to maximise.")
-
-
 def _metrics(plan: Plan, metric: str, split: str) -> Collection[str]:
     """Return the metrics of a plan's task, measured on a few examples unless ``metric`` is its primary one."""
     declared = _declared(plan)
     if metric == next(iter(declared), None):  # every such task has it, so that neither data nor model are loaded
-        _require_score(metric, declared)
         return [metric]
     from nasframe.stages.inputs import RunInputs
     from nasframe.training.forward import forward_of
 
     inputs = RunInputs(plan)
     task = inputs.task
-    _require_score(metric, formats_of(task))
     # A task has its primary metric by contract. A space without a network has nothing that could be evaluated here.
     if metric == task.primary or inputs.model is None:
         return [metric]

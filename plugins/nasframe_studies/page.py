@@ -35,8 +35,8 @@ CAPTIONS = {
         " MACs of training (students and teachers) and search together.",
     ),
 }
-PILLS = {"higher": "teacher", "lower": "baseline", "reference": "winner"}
-"""Verdict → the class of the page's style sheet that colours it."""
+PILLS = {"better": "teacher", "worse": "baseline", "reference": "winner"}
+"""What a verdict means → the class of the page's style sheet that colours it."""
 SCORE_COLUMNS = ("arm", "mean ± sd", "difference", "p after Holm", "Wilcoxon p", "d_z", "rank", "cost", "verdict")
 
 
@@ -73,8 +73,15 @@ def caption(name: str, comparison: Comparison) -> tuple[str, str]:
     title, text = CAPTIONS[kind]
     if task:
         title += f": {task}"
+    if kind == "anytime" and _is_negative(comparison, task):
+        text += " Of a metric of which less is better, the negative is drawn."
     tests = tables.family(comparison, comparison.tables) or "no comparison"
     return title, text.format(family=tests)
+
+
+def _is_negative(comparison: Comparison, task: str) -> bool:
+    """Tell whether some curves of a task are of the negative of their metric."""
+    return any(curves.metric.startswith("-") for curves in comparison.anytime if curves.task == task)
 
 
 def _summary(comparison: Comparison) -> str:
@@ -119,7 +126,7 @@ def _sections(
     if comparison.fronts:
         yield Section(
             "Fronts",
-            "Hypervolume above the lowest score and the highest cost of any arm."
+            "Hypervolume from the worst score and the worst cost of any arm."
             f" {tables.adjusted(comparison, comparison.fronts)}",
             grids=_by_task(tables.FRONTS, tables.fronts(comparison), left=3),
         )
@@ -223,7 +230,7 @@ def _score_cells(row: ScoreRow) -> dict[str, Cell]:
         "d_z": Cell(row.effect),
         "rank": Cell(row.rank),
         "cost": Cell(row.cost),
-        "verdict": Cell(row.verdict, pill=PILLS.get(row.verdict, "plain"), aside=more),
+        "verdict": Cell(row.verdict, pill=PILLS.get(row.standing, "plain"), aside=more),
     }
 
 

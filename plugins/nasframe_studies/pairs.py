@@ -24,6 +24,10 @@ MEAN = "mean of tasks"
 
 Scores = Mapping[str, Mapping[int, float]]
 """Arm → seed → score."""
+Directions = Mapping[str, float]
+"""Task → the factor that makes its scores numbers to maximise: -1 if less of the metric is better, else 1."""
+MORE_IS_BETTER: Directions = {}
+"""More is better on every task; so it is on tasks that directions do not name."""
 Table = TypeVar("Table", bound=PairTable)
 
 
@@ -56,19 +60,27 @@ def relative_costs(columns: Iterable[str]) -> list[str]:
 # ---- tables
 
 
-def tables(scored: pd.DataFrame, arms: Sequence[str], against: str, absolute: Sequence[str] = ()) -> list[PairTable]:
+def tables(
+    scored: pd.DataFrame,
+    arms: Sequence[str],
+    against: str,
+    absolute: Sequence[str] = (),
+    directions: Directions = MORE_IS_BETTER,
+) -> list[PairTable]:
     """Make one table for each task (and for their mean) and each slot; :func:`adjust` adds Holm's adjustment.
 
-    The mean is over the tasks that have the slot, if there are several.
+    The mean is over the tasks that have the slot, if there are several. There is none if more is better on some tasks
+    and less on others.
 
     Args:
         scored: rows with ``arm``, ``task``, ``seed``, ``slot``, ``metric``, ``score``, and costs.
         arms: in order.
         against: the reference.
         absolute: costs whose shares are left out, since they are of different networks.
+        directions: of the scores, which ranks follow.
     """
     pair_tables = []
-    for task, rows in views(scored):
+    for task, rows in views(scored, directions=directions):
         of_task = []
         for slot in dict.fromkeys(rows["slot"]):
             part = rows[rows["slot"] == slot]
@@ -86,7 +98,7 @@ def tables(scored: pd.DataFrame, arms: Sequence[str], against: str, absolute: Se
                 tasks=covered,
                 model=slot,
                 metric=", ".join(dict.fromkeys(rows["metric"])),
-                arms=_describe(scores, part, present, absolute),
+                arms=_describe(scores, part, present, absolute, direction_of(covered[0], directions)),
                 ranked_seeds=_common_seeds(scores, present),
                 comparisons=_compare(scores, present, against),
             )
@@ -95,19 +107,32 @@ def tables(scored: pd.DataFrame, arms: Sequence[str], against: str, absolute: Se
     return pair_tables
 
 
-def views(rows: pd.DataFrame, tasks: Sequence[str] | None = None) -> list[tuple[str, pd.DataFrame]]:
-    """Return each task with its rows, and before them the mean of tasks with all rows, if there are several.
+def views(
+    rows: pd.DataFrame, tasks: Sequence[str] | None = None, directions: Directions = MORE_IS_BETTER
+) -> list[tuple[str, pd.DataFrame]]:
+    """Return each task with its rows, and before them the mean of tasks with all rows, if there is one.
 
     Args:
         rows: with ``task``.
         tasks: in order; default: as they come.
+        directions: of the scores; those of different directions have no mean.
     """
     if tasks is None:
         tasks = list(dict.fromkeys(rows["task"]))
     of_tasks = [(task, rows[rows["task"] == task]) for task in tasks]
-    if len(tasks) > 1:
+    if len(tasks) > 1 and agree(tasks, directions):
         of_tasks.insert(0, (MEAN, rows))
     return of_tasks
+
+
+def direction_of(task: str, directions: Directions) -> float:
+    """Return the factor that makes a task's scores numbers to maximise."""
+    return directions.get(task, 1.0)
+
+
+def agree(tasks: Iterable[str], directions: Directions) -> bool:
+    """Return whether more is better on all of some tasks, or less on all of them."""
+    return len({direction_of(task, directions) for task in tasks}) == 1
 
 
 def scores_by_seed(rows: pd.DataFrame, tasks: int) -> dict[str, dict[int, float]]:
@@ -138,21 +163,23 @@ def _common_seeds(scores: Scores, arms: Sequence[str]) -> list[int]:
     return sorted(seeds)
 
 
-def _mean_ranks(scores: Scores, arms: Sequence[str]) -> dict[str, float]:
+def _mean_ranks(scores: Scores, arms: Sequence[str], direction: float) -> dict[str, float]:
     """Return arm → mean rank over the seeds that all arms have; empty if there is nothing to rank."""
     seeds = _common_seeds(scores, arms)  # a rank needs the scores of all arms
     if not seeds or len(arms) < 2:
         return {}
     rows = []
     for seed in seeds:
-        rows.append([scores[arm][seed] for arm in arms])
+        rows.append([direction * scores[arm][seed] for arm in arms])
     return dict(zip(arms, stats.mean_ranks(rows).tolist(), strict=True))
 
 
-def _describe(scores: Scores, rows: pd.DataFrame, arms: Sequence[str], absolute: Sequence[str]) -> list[ArmScores]:
+def _describe(
+    scores: Scores, rows: pd.DataFrame, arms: Sequence[str], absolute: Sequence[str], direction: float
+) -> list[ArmScores]:
     """Describe the scores and costs of each arm."""
     described = []
-    ranks = _mean_ranks(scores, arms)
+    ranks = _mean_ranks(scores, arms, direction)
     for arm in arms:
         by_seed = dict(sorted(scores[arm].items()))
         own = rows[rows["arm"] == arm]

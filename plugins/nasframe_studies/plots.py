@@ -25,7 +25,7 @@ from nasframe_studies.evidence import axis_column
 from nasframe_studies.records import AnytimeCurves, ArmScores, Comparison, Difference, PairTable
 from nasframe_studies.run_facts import TRAINING
 from nasframe_studies.tables import cost_name
-from nasframe_studies.wording import p_is
+from nasframe_studies.wording import directed, p_is
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,7 +117,7 @@ def fronts(comparison: Comparison) -> Figure:
         axes.xaxis.set_major_formatter(cost_ticks)
         form = comparison.format_of(task, tables[0].metric)
         axes.yaxis.set_major_formatter(metric_ticks(form))
-        axes.set_ylabel(f"{comparison.split} {titled(tables[0].metric, form)}")
+        axes.set_ylabel(f"{comparison.split} {directed(tables[0].metric, form)}")
     grid[-1].set_xlabel(cost_name(comparison))
     legend(figure, *figure.axes, names=comparison.arms)
     return figure
@@ -194,6 +194,8 @@ def differences(comparison: Comparison) -> Figure:
             label = f"{comparison.split} {titled(tables[0].metric, form)} less that of {comparison.against}"
             if form.percent:
                 label += ", points"
+            if not form.higher_is_better:
+                label += " (negative is better)"
             axes.set_xlabel(label)
     return figure
 
@@ -295,6 +297,8 @@ def _curves(axes: Axes, comparison: Comparison, chart: AnytimeCurves) -> None:
     room = 0.35 * (highest - lowest) or 0.01
     axes.set_ylim(lowest - room, highest + room)
     title = TRAINING if chart.model == TRAINING else f"best at {chart.model}"
+    if chart.metric.startswith("-"):
+        title += f", {chart.metric.replace('-', '−', 1)}"
     axes.set_title(title, fontsize=8.5, loc="left", color=INK)
     axes.set_xlabel(chart.title)
     axes.xaxis.set_major_formatter(count_ticks)

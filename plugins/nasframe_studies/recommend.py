@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasframe.measures import sign_of
 from nasframe.records import MetricFormat
 from nasframe.report import tables as report_tables
 from nasframe_studies import stats
@@ -34,7 +35,8 @@ def recommendations(comparison: Comparison, compared: pd.DataFrame, teachers: pd
     for table in comparison.tables:
         if table.task == MEAN:
             continue
-        best = _best_arm(table)
+        form = comparison.format_of(table.task, table.metric)
+        best = _best_arm(table, form)
         if best is None:
             continue
         rows = compared[(compared["task"] == table.task) & (compared["slot"] == table.model)]
@@ -55,11 +57,11 @@ def recommendations(comparison: Comparison, compared: pd.DataFrame, teachers: pd
     return chosen
 
 
-def _best_arm(table: PairTable) -> ArmScores | None:
-    """Return the arm with the highest mean; arms that are over the budget in some run count only if all are."""
+def _best_arm(table: PairTable, form: MetricFormat) -> ArmScores | None:
+    """Return the arm with the best mean; arms that are over the budget in some run count only if all are."""
     within = [row for row in table.arms if not row.over_budget]
     candidates = within or list(table.arms)
-    return max(candidates, key=lambda row: row.mean, default=None)
+    return max(candidates, key=lambda row: sign_of(form) * row.mean, default=None)
 
 
 def _best_seed(rows: pd.DataFrame) -> dict[str, Any]:
@@ -86,15 +88,16 @@ def _sentence(
     place = f" on {table.task}" if len(comparison.tasks) > 1 else ""
     seeds = "1 seed" if best.n == 1 else f"{best.n} seeds"
     unit = " %" if form.percent else ""
+    title = "best" if form.higher_is_better else "best (lowest)"
     text = (
-        f"For {table.model}{place}, ship {model['model']} of {best.arm}, seed {model['seed']}: {best.arm} has the best"
-        f" {comparison.split} {table.metric}, {mean_and_sd(form, best.mean, best.sd)}{unit} over {seeds}"
+        f"For {table.model}{place}, ship {model['model']} of {best.arm}, seed {model['seed']}: {best.arm} has the"
+        f" {title} {comparison.split} {table.metric}, {mean_and_sd(form, best.mean, best.sd)}{unit} over {seeds}"
     )
     loss = _against_teachers(form, rows, teachers)
     if loss:
         text += f", {loss}"
     text += "."
-    runner_up = _runner_up(table, best)
+    runner_up = _runner_up(table, best, form)
     if runner_up is not None:
         name, resolved = runner_up
         if not resolved:
@@ -123,12 +126,12 @@ def _against_teachers(form: MetricFormat, rows: pd.DataFrame, teachers: pd.DataF
     return text
 
 
-def _runner_up(table: PairTable, best: ArmScores) -> tuple[str, bool] | None:
+def _runner_up(table: PairTable, best: ArmScores, form: MetricFormat) -> tuple[str, bool] | None:
     """Return the arm with the second best mean, and whether the best one is resolved from it, seed by seed."""
     others = [row for row in table.arms if row.arm != best.arm]
     if not others:
         return None
-    second = max(others, key=lambda row: row.mean)
+    second = max(others, key=lambda row: sign_of(form) * row.mean)
     seeds = best.scores.keys() & second.scores.keys()
     own = [best.scores[seed] for seed in sorted(seeds)]
     other = [second.scores[seed] for seed in sorted(seeds)]

@@ -26,6 +26,9 @@ OTHER_EXAMPLES = "other examples or labels"
 Verdict = Literal["", "higher", "lower", "not after Holm", "not resolved", "no spread", "one seed"]
 """The conclusion from a paired t test after Holm's adjustment; empty before it."""
 
+Standing = Literal["", "better", "worse", "reference"]
+"""What a verdict means for an arm, which follows the direction of the metric; empty if nothing is resolved."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
@@ -88,6 +91,20 @@ class Difference(Paired):
         """Whether the arm is better or worse than the reference after Holm's adjustment."""
         return self.verdict in ("higher", "lower")
 
+    def standing(self, form: MetricFormat) -> Standing:
+        """Return what a resolved difference means for the arm.
+
+        Args:
+            form: how the metric reads, since less of it may be better.
+
+        >>> Difference(n=5, mean=-0.1, arm="a", verdict="lower").standing(MetricFormat(higher_is_better=False))
+        'better'
+        """
+        if not self.resolved:
+            return ""
+        is_better = (self.verdict == "higher") == form.higher_is_better
+        return "better" if is_better else "worse"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairTable:
@@ -137,7 +154,7 @@ class FrontTable(PairTable):
 
     Args:
         cost: the costs of the front, with commas between.
-        references: task → the point that the volume is measured from, score first, costs negative.
+        references: task → the point that the volume is measured from, score first, as numbers to maximise.
     """
 
     cost: str
@@ -190,7 +207,7 @@ class AnytimeCurves:
 
     Args:
         task: the task.
-        metric: of the curves.
+        metric: of the curves; after ``-`` if less of it is better, and the curves are of its negative.
         model: the budget, or ``training`` for what training stages measured.
         axis: ``evaluations``, ``macs`` or ``seconds``.
         title: of the axis.
@@ -485,17 +502,7 @@ class Comparison:
             task: the task of the table; ``mean of tasks`` stands for all of them.
             metric: its name, or several with commas between, whose mean is a share if any of them is.
         """
-        names = metric.split(", ")
-        if not self.formats:  # the runs are gone, or from before tasks told how their metrics read
-            return merged([EARLIER.get(name, PLAIN) for name in names])
-        of_tasks = list(self.formats.values())
-        if task in self.formats:
-            of_tasks = [self.formats[task]]
-        # A mean over tasks may be of several metrics, and each task has some of them only.
-        forms = []
-        for name in names:
-            forms += [formats[name] for formats in of_tasks if name in formats]
-        return merged(forms)
+        return format_in(self.formats, task, metric)
 
     def tables_by_task(self) -> dict[str, list[PairTable]]:
         """Group the tables of scores by task, the mean of tasks first."""
@@ -510,6 +517,27 @@ class Comparison:
             if scores.task == task and scores.arm == arm:
                 return scores
         return None
+
+
+def format_in(formats: Mapping[str, Mapping[str, MetricFormat]], task: str, metric: str) -> MetricFormat:
+    """Return how a metric reads on a task; the arguments are those of :meth:`Comparison.format_of`.
+
+    Args:
+        formats: task → metric → how it reads.
+        task: the task, or ``mean of tasks``.
+        metric: its name, or several with commas between.
+    """
+    names = metric.split(", ")
+    if not formats:  # the runs are gone, or from before tasks told how their metrics read
+        return merged([EARLIER.get(name, PLAIN) for name in names])
+    of_tasks = list(formats.values())
+    if task in formats:
+        of_tasks = [formats[task]]
+    # A mean over tasks may be of several metrics, and each task has some of them only.
+    forms = []
+    for name in names:
+        forms += [of_task[name] for of_task in of_tasks if name in of_task]
+    return merged(forms)
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:

@@ -321,7 +321,7 @@ def _terminal_table(comparison: Comparison, width: int) -> Table:
         table.add_section()
         table.add_row(Text(part.model, style="bold"))
         for row in rows(comparison, part):
-            style = {"higher": "green", "lower": "red"}.get(row.verdict, "")
+            style = {"better": "green", "worse": "red"}.get(row.standing, "")
             arm = f"  {tables.short(row.arm, longest_name)}"
             table.add_row(arm, *row.cells(names[1:]), style=style)
     return table

@@ -34,8 +34,9 @@ def collect(directory: str | Path) -> pd.DataFrame:
     ``model, role, budget``       as in the run's report; roles: ``teacher``, ``winner``, ``model``, ``baseline``
     ``network``                   equal for models of a run that are one network: one architecture, equal scores
     ``over_budget``               the final costs by which the model is over its budget, or nothing
-    ``metric, score``             the compared metric on the compared split; higher is better
-    ``select_score``              the score on ``select`` in the search that found it, else its ``select`` metric
+    ``metric, score``             the compared metric on the compared split
+    ``select_score``              the score on ``select`` in the search that found it, else its ``select`` metric;
+                                  as a number to maximise: negative if less of the metric is better
     ``beside.<metric>``           a metric that every table shows with the score, as MNLI's ``accuracy_mismatched``
     ``<cost>``                    ``encoder_params``, ``params``, ``macs``, ``size``, ``latency`` … as evaluated
     ``<cost>_relative``           the same as a share of the teacher's
@@ -130,10 +131,15 @@ def run_rows(directory: str | Path, metric: str | None = None, split: str = "dev
 
 
 def _select_scores(report: Mapping[str, Any], stages: Iterable[StageRecord], metric: str) -> dict[str, float | None]:
-    """Return model → its score on ``select``."""
+    """Return model → its score on ``select``, as a number to maximise."""
+    from nasframe.measures import sign_of
+    from nasframe.report.format import metric_format
+
+    sign = sign_of(metric_format(report["formats"], metric))
     scores = {}
     for model in report["models"]:
-        scores[model["name"]] = model["metrics"].get("select", {}).get(metric)
+        value = model["metrics"].get("select", {}).get(metric)
+        scores[model["name"]] = None if value is None else sign * value
     # The score in the search that found a winner comes first: the choice of the model rested on it.
     for stage in stages:
         if stage.verb == "search":

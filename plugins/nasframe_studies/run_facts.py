@@ -11,7 +11,9 @@ import yaml
 
 from nasframe.declarations import bounds_in
 from nasframe.errors import UsageError
+from nasframe.measures import sign_of
 from nasframe.records import CostFormat, MetricFormat, plus
+from nasframe.report.format import metric_format
 from nasframe.report.read import gather
 from nasframe.search.constraints import Bounds, parse_bounds
 
@@ -32,7 +34,7 @@ CurveKey = tuple[str, str]
 
 
 class Trace(NamedTuple):
-    """A curve of one run: efforts ascending, and the scores seen there."""
+    """A curve of one run: efforts ascending, and the scores seen there, as numbers to maximise."""
 
     x: list[float]
     y: list[float]
@@ -301,7 +303,11 @@ class _Limit:
 
 
 def _training_curves(report: Mapping[str, Any], metric: str) -> dict[CurveKey, Trace]:
-    """Trace what training stages measured on ``select`` against all training so far, in MACs and seconds."""
+    """Trace what training stages measured on ``select`` against all training so far, in MACs and seconds.
+
+    What is better when less is negative, as in the curves of searches.
+    """
+    sign = sign_of(metric_format(report["formats"], metric))
     by_macs = Trace([], [])
     by_seconds = Trace([], [])
     # Those of the stages before; MACs are unknown from the first stage on that could not count some.
@@ -320,9 +326,9 @@ def _training_curves(report: Mapping[str, Any], metric: str) -> dict[CurveKey, T
             share = step / max(steps, step, 1)  # of the stage's cost, which is spread evenly over its steps
             if macs is not None and spent is not None:
                 by_macs.x.append(macs + share * spent)
-                by_macs.y.append(value)
+                by_macs.y.append(sign * value)
             by_seconds.x.append(seconds + share * stage["run_seconds"])
-            by_seconds.y.append(value)
+            by_seconds.y.append(sign * value)
         macs = plus(macs, spent)
         if steps:  # other stages, such as evaluations, are no training
             seconds += stage["run_seconds"]

@@ -7,12 +7,23 @@ from dataclasses import dataclass, replace
 
 from nasframe.records import MetricFormat
 from nasframe.report import tables as report_tables
-from nasframe.report.format import cost_heading, in_column_order, titled
+from nasframe.report.format import cost_heading, in_column_order
 from nasframe.report.tables import human
 from nasframe_studies.evidence import axis_column
 from nasframe_studies.processors import UNLIKE_PAIRS, has_unlike_pairs, marked_seed
-from nasframe_studies.records import ArmScores, Comparison, Difference, ExamplePair, PairTable, TeacherScores
-from nasframe_studies.wording import NONE, bounds, interval, mean_and_sd, number, p_value, plural, written
+from nasframe_studies.records import ArmScores, Comparison, Difference, ExamplePair, PairTable, Standing, TeacherScores
+from nasframe_studies.wording import (
+    NONE,
+    bounds,
+    directed,
+    interval,
+    mean_and_sd,
+    number,
+    p_value,
+    plural,
+    verdict,
+    written,
+)
 
 TEACHER = "teacher"
 """The column of an overview that has the scores of the full networks."""
@@ -64,6 +75,7 @@ class ScoreRow:
         smallest_p: the smallest that it can be.
         effect: d_z.
         verdict: the conclusion.
+        standing: what the conclusion means for the arm.
         more: how many more seeds an open difference needs.
     """
 
@@ -81,6 +93,7 @@ class ScoreRow:
     smallest_p: str = NONE
     effect: str = NONE
     verdict: str
+    standing: Standing = ""
     more: str = NONE
 
     @property
@@ -107,9 +120,22 @@ def overview_caption(comparison: Comparison) -> str:
         if comparison.family == "task" and len(comparison.tables_by_task()) > 1:
             text += " Each task is adjusted by itself: of several tasks one may show an arrow by chance more often than"
             text += f" at {comparison.alpha:g}. To adjust over the whole page: --family page."
+    minimised = _minimised(comparison)
+    if minimised:
+        text += f" Less is better of {', '.join(minimised)}."
     if any(table.over_budget for table in comparison.tables):
         text += " †: over budget by its final costs in some run."
     return text
+
+
+def _minimised(comparison: Comparison) -> list[str]:
+    """Return the compared metrics of which less is better."""
+    names: dict[str, None] = {}
+    for table in comparison.tables:
+        form = comparison.format_of(table.task, table.metric)
+        if not form.higher_is_better:
+            names |= dict.fromkeys(table.metric.split(", "))  # a mean of tasks may be of several
+    return list(names)
 
 
 def family(comparison: Comparison, tables: Sequence[PairTable]) -> str:
@@ -193,9 +219,9 @@ def about(comparison: Comparison, view: Sequence[PairTable]) -> str:
 
 
 def metric(comparison: Comparison, table: PairTable, unit: str = ", × 100") -> str:
-    """Name a table's metric, with the class that it is about, and with ``unit`` if it is a share."""
+    """Name a table's metric, with the class that it is about, its direction, and ``unit`` if it is a share."""
     form = comparison.format_of(table.task, table.metric)
-    name = titled(table.metric, form)
+    name = directed(table.metric, form)
     if form.percent:
         name += unit
     return name
@@ -233,7 +259,7 @@ def _row(comparison: Comparison, table: PairTable, row: ArmScores) -> ScoreRow:
             compared = replace(compared, difference=compared.difference + UNLIKE_PAIRS)
         return compared
     if row.arm == comparison.against:
-        return replace(described, verdict="reference")
+        return replace(described, verdict="reference", standing="reference")
     return described
 
 
@@ -249,7 +275,8 @@ def _with_difference(row: ScoreRow, form: MetricFormat, pair: Difference) -> Sco
         p=p_value(pair.p_t),
         holm=p_value(pair.p_t_holm),
         effect=written(pair.d_z, ".2f"),
-        verdict=pair.verdict,
+        verdict=verdict(form, pair),
+        standing=pair.standing(form),
     )
     if pair.n > 1:  # of one difference Wilcoxon's p is always 1
         compared = replace(compared, p_wilcoxon=p_value(pair.p_wilcoxon), smallest_p=p_value(pair.smallest_p))
@@ -295,7 +322,8 @@ def overview(comparison: Comparison) -> list[list[str]]:
         scores: dict[str, dict[str, str]] = {}  # arm → column → cell
         for table in view:
             for row in rows(comparison, table):
-                arrow = ARROWS.get(row.verdict, "")
+                pair = table.difference_of(row.arm)
+                arrow = ARROWS.get(pair.verdict, "") if pair else ""
                 scores.setdefault(row.arm, {})[table.model] = f"{row.score}{arrow}"
         for arm in comparison.arms:
             if arm not in scores:  # no run of it on this task has any

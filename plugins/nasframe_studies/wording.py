@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from nasframe.records import MetricFormat
+from nasframe.report.format import titled
 from nasframe.report.tables import difference
+from nasframe_studies.records import Difference
 
 NONE = "–"
 """A number that is not known, or a cell without a value."""
@@ -43,6 +45,28 @@ def written(value: float | None, spec: str) -> str:
     if value is None:
         return NONE
     return format(value, spec).replace("-", "−")
+
+
+def directed(metric: str, form: MetricFormat) -> str:
+    """Write a metric with the class that it is about, and say so if less of it is better.
+
+    >>> directed("loss", MetricFormat(higher_is_better=False)), directed("f1", MetricFormat(positive="spam"))
+    ('loss, less is better', 'f1 (spam)')
+    """
+    name = titled(metric, form)
+    return name if form.higher_is_better else f"{name}, less is better"
+
+
+def verdict(form: MetricFormat, pair: Difference) -> str:
+    """Write a verdict; of a metric of which less is better, say whether the arm is better.
+
+    >>> verdict(MetricFormat(higher_is_better=False), Difference(n=5, mean=-0.1, arm="a", verdict="lower"))
+    'lower (better)'
+    """
+    standing = pair.standing(form)
+    if form.higher_is_better or not standing:
+        return pair.verdict
+    return f"{pair.verdict} ({standing})"
 
 
 def number(form: MetricFormat, value: float) -> str:

@@ -295,12 +295,15 @@ def test_other_positive_classes_are_told_if_the_compared_metric_is_about_one(two
     assert any("positive class: a (random), b (evolution)" in note for note in notes())
 
 
-def test_a_metric_of_which_less_is_better_is_refused(two):
+def test_runs_that_disagree_on_the_direction_of_a_metric_are_refused(two):
     _, edit, notes = two
-    for arm in ("random", "evolution"):
-        edit(arm, metrics={"accuracy": form_of(higher_is_better=False)})
-    with pytest.raises(UsageError, match="less is better"):
+    edit("random", metrics={"accuracy": form_of(higher_is_better=False)})
+    edit("evolution", metrics={"accuracy": form_of()})
+    expected = r"sst2: the runs disagree on whether more or less of 'accuracy' is better: less \(random\), more \(evol"
+    with pytest.raises(UsageError, match=expected):
         notes()
+    edit("evolution", metrics={"accuracy": form_of(higher_is_better=False)})
+    assert notes() == []
 
 
 def test_other_data_at_equal_seeds_are_told_in_a_study_too(two):
