@@ -62,7 +62,7 @@ def run(
     # A misspelt option is reported before model and data are loaded.
     plan = _plan(recipe, changes)
     if dry_run:
-        _show_plan(plan, json_)
+        show_plan(plan, json_)
         return
     _start(lambda runner: runner.run(plan, out=out, progress=progress, cache=cache), json_)
 
@@ -119,7 +119,7 @@ def quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
-def _show_plan(plan: Plan, as_json: bool) -> None:
+def show_plan(plan: Plan, as_json: bool) -> None:
     """Print what a run would do; exit with 3 if a bound cannot be met."""
     import json
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,6 +120,7 @@ def compress(
     from nasframe.cli.run import quiet
     from nasframe.errors import UsageError
     from nasframe.processes import choose_device
+    from nasframe_compress.prepare import is_study
 
     began = time.monotonic()
     choose_device(device)
@@ -135,12 +137,13 @@ def compress(
         model, data, dev, text, label, task, budget, methods, minutes, seeds, metric, positive, labels, new_head,
         max_length,
     )  # fmt: skip
-    prepared = _prepared(request, out, began, will_run=not dry_run)
+    if jobs is not None and not is_study(request):
+        raise UsageError("--jobs: one method with one seed is one process. Expected it with several of either.")
     if dry_run:
-        _show_preview(prepared)
+        _show_preview(_prepared(request, out, began, will_run=False))
         return
-    _written(prepared)
-    _finish(prepared.folder, cache, jobs, no_progress, json_)
+    folder = _begun(request, out, began)
+    _finish(folder, cache, jobs, no_progress, json_)
 
 
 # ---- arguments
@@ -255,10 +258,15 @@ def _prepared(request: Request, out: Path | None, began: float, will_run: bool) 
     return _fitted(prepared, request.minutes * 60, began, console)
 
 
+def _begun(request: Request, out: Path | None, began: float) -> Path:
+    """Write the files to run and return their folder; what was loaded for them is freed, because the run loads it."""
+    return _written(_prepared(request, out, began, will_run=True)).parent
+
+
 def _fitted(prepared: Prepared, seconds: float, began: float, console: Any) -> Prepared:
     """Rehearse the methods, and let them train as long as the time allows."""
     from nasframe.report.tables import duration
-    from nasframe_compress.timing import fit_lengths, rehearse, total_seconds, with_lengths
+    from nasframe_compress.timing import fit_lengths, rehearse, total_seconds
 
     times = []
     for method in prepared.methods:
@@ -266,19 +274,18 @@ def _fitted(prepared: Prepared, seconds: float, began: float, console: Any) -> P
             times.append(rehearse(prepared, method))
     seeds = len(prepared.request.seeds)
     networks = len(prepared.request.budgets)
-    left = seconds - (time.monotonic() - began)
-    lengths = fit_lengths(times, prepared.lengths, left, seeds, networks)
+    spent = time.monotonic() - began
+    lengths = fit_lengths(times, prepared.lengths, seconds, seeds, networks, spent)
     needed = total_seconds(times, lengths, seeds, networks)
     parts = []
     for time_of in times:
         epochs = sum(training.epochs for training in time_of.trainings) * lengths[time_of.method].method
         parts.append(f"{time_of.method} {epochs:.3g} epochs")
-    spent = duration(time.monotonic() - began)
     console.print(
-        f"time   {spent} so far; the rest is planned for {duration(needed)}: {', '.join(parts)}.",
+        f"time   {duration(spent)} so far; the rest is planned for {duration(needed)}: {', '.join(parts)}.",
         markup=False, highlight=False,
     )  # fmt: skip
-    return with_lengths(prepared, lengths)
+    return replace(prepared, lengths=lengths)
 
 
 def _written(prepared: Prepared) -> Path:
@@ -301,17 +308,17 @@ def _show_preview(prepared: Prepared) -> None:
 
     with drafted(prepared) as path:
         if prepared.is_study:
-            from nasframe_studies.commands.ablate import _show_preview as show_study
+            from nasframe_studies.commands.ablate import show_preview
             from nasframe_studies.file import load_study
             from nasframe_studies.preview import preview
 
-            show_study(preview(load_study(str(path))), False, False)
+            show_preview(preview(load_study(str(path))), with_tasks=False, as_json=False)
         else:
-            from nasframe.cli.run import _show_plan
+            from nasframe.cli.run import show_plan
             from nasframe.recipe.loading import load_recipe
             from nasframe.recipe.resolve import resolve
 
-            _show_plan(resolve(load_recipe(path)), False)
+            show_plan(resolve(load_recipe(path)), as_json=False)
 
 
 # ---- the end
@@ -337,8 +344,11 @@ def _finish(folder: Path, cache: Path | None, jobs: int | None, no_progress: boo
         raise
     if as_json:
         print(json.dumps([result.plain() for result in results], indent=1))
-        return
-    _show(folder, results)
+    else:
+        _show(folder, results)
+    runs = len(record.targets) * len(record.request.seeds)
+    if not all(result.ship is not None and result.networks == runs for result in results):
+        raise typer.Exit(1)
 
 
 def _show(folder: Path, results: Sequence[BudgetResult]) -> None:
@@ -354,7 +364,7 @@ def _show(folder: Path, results: Sequence[BudgetResult]) -> None:
     methods = [method for result in results for method in result.results]
     if not methods:
         console.print("No run is finished, so there is nothing to recommend.")
-        raise typer.Exit(1)
+        return
     report = read_run(methods[0].best.place.directory)
     for result in results:
         console.print(table(result, report))
@@ -366,5 +376,3 @@ def _show(folder: Path, results: Sequence[BudgetResult]) -> None:
         print(f"written: {place}")
     if places:
         print(f"\n{snippet_of(places[0])}")
-    if len(places) < len(results):
-        raise typer.Exit(1)

@@ -118,7 +118,7 @@ def compose(setup: Setup, method: Method, targets: Sequence[Target], lengths: Le
     budgets = [target.budget for target in targets]
     recipe: dict[str, Any] = {
         "extends": f"{FOLDER}{method.name}",
-        "name": f"{setup.name}-{method.name}".replace(" ", "-"),
+        "name": f"{setup.name}-{method.name}",
         "seed": setup.seed,
         "model": _with_paths(setup.model, setup.folder),
     }

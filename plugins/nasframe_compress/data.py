@@ -5,27 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from nasframe import registry
 from nasframe.errors import UsageError, listing, suggestion
+from nasframe.options import options_of
 from nasframe_compress.request import Request
 from nasframe_compress.table import PEEK, READERS, Ambiguous, Columns, choose_columns, peek
 
 if TYPE_CHECKING:
     import pandas as pd
 
-GLUE = {
-    "cola": "CoLA",
-    "sst2": "SST-2",
-    "mrpc": "MRPC",
-    "stsb": "STS-B",
-    "qqp": "QQP",
-    "mnli": "MNLI",
-    "qnli": "QNLI",
-    "rte": "RTE",
-    "wnli": "WNLI",
-}
-"""GLUE's tasks and the folders of their files."""
 KINDS = ("auto", "classification", "regression")
 DEV_NAMES = ("dev", "validation", "valid", "val", "test")
 """What the file, or the split, to report on may be called, the best first."""
@@ -66,7 +56,7 @@ def find_data(request: Request, ask: Ask | None = None) -> Data:
         UsageError: the data do not exist or have no known form, or an option does not fit them.
         Ambiguous: a column is not obvious, and nobody can be asked.
     """
-    known = [*KINDS, *GLUE]
+    known = [*KINDS, *_glue_names()]
     if request.task not in known:
         raise UsageError(
             f"--task {request.task!r}: unknown. Expected one of {listing(known)}.{suggestion(request.task, known)}"
@@ -97,7 +87,7 @@ def _similar_file(path: Path) -> str:
 
 def _of_table(request: Request, path: Path, ask: Ask | None) -> Data:
     """Return the task of one table, whose development set is another file or a part of it."""
-    if request.task in GLUE:
+    if request.task not in KINDS:
         raise UsageError(f"--task {request.task}: is for a folder of GLUE's files. Expected no file: {path}.")
     frame = peek(path)
     columns = _columns(frame, str(path), request, ask)
@@ -141,12 +131,10 @@ def _table_called(folder: Path, names: Sequence[str]) -> Path | None:
 
 def _glue_task(request: Request, path: Path) -> Data | None:
     """Return GLUE's task in a folder; ``None`` if the folder does not hold one."""
-    by_folder = {_plain(folder): name for name, folder in GLUE.items()}
-    if request.task in GLUE:
-        name = request.task
-    elif (path / "train.tsv").is_file() and _plain(path.name) in by_folder and request.task == "auto":
-        name = by_folder[_plain(path.name)]
-    else:
+    name = request.task
+    if name == "auto" and (path / "train.tsv").is_file():
+        name = path.name.casefold().replace("-", "")  # its folders are called like its tasks: SST-2, CoLA
+    if name not in _glue_names():
         return None
     for option, value in (("--text", request.text), ("--label", request.label), ("--dev", request.dev)):
         if value:
@@ -156,11 +144,13 @@ def _glue_task(request: Request, path: Path) -> Data | None:
         task["max_length"] = request.max_length
     if request.positive is not None or request.metric is not None:
         raise UsageError(f"--positive, --metric: GLUE's task {name!r} has its own metric. Expected neither.")
-    return Data(task, name, (f"these are the files of GLUE's task {GLUE[name]}",))
+    return Data(task, name, (f"these are the files of GLUE's task {name}",))
 
 
-def _plain(name: str) -> str:
-    return name.casefold().replace("-", "").replace("_", "")
+def _glue_names() -> Sequence[str]:
+    """Return the names of GLUE's tasks."""
+    factory = registry.find("task", "glue").load()
+    return get_args(options_of(factory)["name"].annotation)
 
 
 # ---- the Hugging Face hub
@@ -169,12 +159,9 @@ def _plain(name: str) -> str:
 def _of_hub(request: Request, source: str, ask: Ask | None, name: str | None = None) -> Data:
     """Return the task of a data set of the hub, or of a local directory that has the layout of one."""
     try:
-        import datasets
+        table, splits = _first_rows(source)
     except ImportError:
         raise UsageError(f"{source}: hub data sets need datasets. Expected: pip install 'nasframe[hub]'.") from None
-    try:
-        splits = datasets.get_dataset_split_names(source)
-        table = datasets.load_dataset(source, split=f"train[:{PEEK}]")
     except Exception as error:  # datasets has no base class for its errors and those of its requirements
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
@@ -193,6 +180,19 @@ def _of_hub(request: Request, source: str, ask: Ask | None, name: str | None = N
         if request.dev is None:
             said.append(f"split {dev!r} is to report on")
     return Data(task, name or source.rpartition("/")[2], tuple(said))
+
+
+def _first_rows(source: str) -> tuple[Any, Sequence[str]]:
+    """Return the first rows of the split ``train``, and the names of all splits."""
+    import datasets
+
+    folder = Path(source)
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():  # of save_to_disk
+        saved = datasets.load_from_disk(source)
+        splits = list(saved) if isinstance(saved, dict) else ["train"]
+        whole = saved["train"] if isinstance(saved, dict) else saved
+        return whole.select(range(min(PEEK, len(whole)))), splits
+    return datasets.load_dataset(source, split=f"train[:{PEEK}]"), datasets.get_dataset_split_names(source)
 
 
 def _with_class_names(table: Any) -> pd.DataFrame:

@@ -159,25 +159,40 @@ def _head(inputs: RunInputs) -> tuple[bool, str]:
         fits = head.kind == "classes" and match(head, task.labels, published=True).kept
     if not fits:
         return False, "its head is not for these labels, so a teacher is trained first"
-    name, value, least = _glance(inputs)
-    if value <= least:
-        return False, (
-            f"its head fits these labels, but does no better than chance on {GLANCE} examples ({name} {value:.2f}), "
-            "so it is trained first"
-        )
-    return True, f"its head is trained for these labels ({name} {value:.2f} on {GLANCE} examples): it is the teacher"
+    glance = _glance(inputs)
+    tried = f"{glance.metric} {glance.value:.2f} on {glance.examples} training examples"
+    if glance.value <= glance.chance:
+        return False, f"its head fits these labels, but does no better than chance ({tried}), so it is trained first"
+    return True, f"its head is trained for these labels ({tried}): it is the teacher"
 
 
-def _glance(inputs: RunInputs) -> tuple[str, float, float]:
-    """Evaluate a head on a few examples; return a metric, its value, and what chance reaches."""
+@dataclass(frozen=True)
+class _Glance:
+    """How a head does on a few examples.
+
+    Args:
+        metric: what was measured.
+        value: its value.
+        chance: what guessing reaches.
+        examples: how many were tried.
+    """
+
+    metric: str
+    value: float
+    chance: float
+    examples: int
+
+
+def _glance(inputs: RunInputs) -> _Glance:
+    """Evaluate a head on a few training examples: no choice among networks rests on them."""
     net = inputs.work.net.eval()
-    result = inputs.task.evaluate(forward_of(net, net, "fp32"), "select", GLANCE)
+    result = inputs.task.evaluate(forward_of(net, net, "fp32"), "train", GLANCE)
+    labels = list(result.predictions["label"])
     for name in ("mcc", "pearson", "spearman"):
         if name in result.metrics:
-            return name, result.metrics[name], LEAST_CORRELATION
-    labels = list(result.predictions["label"])
+            return _Glance(name, result.metrics[name], LEAST_CORRELATION, len(labels))
     largest = max(labels.count(label) for label in set(labels)) / len(labels)
-    return "accuracy", result.metrics["accuracy"], largest
+    return _Glance("accuracy", result.metrics["accuracy"], largest, len(labels))
 
 
 def _metric(request: Request, inputs: RunInputs) -> tuple[str | None, str]:

@@ -118,7 +118,8 @@ def prepare(request: Request, folder: Path, ask: Ask | None = None) -> Prepared:
         seed=request.seeds[0],
         examples=seen.inputs.task.sizes["train"],
     )
-    targets = {method.name: _targets(method, request, seen, data) for method in methods}
+    sizes = Sizes(seen.inputs)  # one for all methods, because measuring takes seconds
+    targets = {method.name: _targets(method, request, seen, data, sizes) for method in methods}
     lengths = {method.name: Lengths(method=_factor(method, methods, request)) for method in methods}
     return Prepared(request, folder, data, seen, setup, methods, targets, lengths)
 
@@ -129,7 +130,7 @@ def _plain_name(name: str) -> str:
     return "".join(letters).strip("-") or "data"
 
 
-def _targets(method: Method, request: Request, seen: Look, data: Data) -> list[Target]:
+def _targets(method: Method, request: Request, seen: Look, data: Data, sizes: Sizes) -> list[Target]:
     """Return the budgets of a method, with what they mean for the network."""
     names = model_names(request.budgets)
     targets = []
@@ -139,7 +140,6 @@ def _targets(method: Method, request: Request, seen: Look, data: Data) -> list[T
             # It is saved by a training stage, whose names are plainer than those of winners.
             targets.append(Target(budget, folder_name(name), number_format=format_within(inputs, budget)))
         return targets
-    sizes = Sizes(seen.inputs)
     shapes_are_known = method.repeat is None or method.repeat.exact
     for budget, name in zip(request.budgets, names, strict=True):
         targets.append(Target(budget, name, share=sizes.share(budget, shapes_are_known)))

@@ -129,16 +129,25 @@ class BudgetResult:
         first = self.results[0] if self.results else None
         return first if first is not None and first.keeps_budget else None
 
+    @property
+    def shipped(self) -> dict[str, Any] | None:
+        """Which network to ship, JSON-plain."""
+        ship = self.ship
+        if ship is None:
+            return None
+        return {"method": ship.method, "seed": ship.best.place.seed, "model": ship.best.model}
+
+    @property
+    def networks(self) -> int:
+        """How many networks were made for the budget, over all methods and seeds."""
+        return sum(len(result.candidates) for result in self.results)
+
     def plain(self) -> dict[str, Any]:
         """Return the result JSON-plain."""
-        ship = self.ship
-        chosen = None
-        if ship is not None:
-            chosen = {"method": ship.method, "seed": ship.best.place.seed, "model": ship.best.model}
         return {
             "budget": dict(self.budget),
             "metric": self.metric,
-            "ship": chosen,
+            "ship": self.shipped,
             "methods": [_plain(result) for result in self.results],
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,6 +17,9 @@ SHARE_COST = "encoder_params"
 
 FURTHER_COSTS: Mapping[str, Mapping[str, Any]] = {"encoder_bits": {"use": "bits", "part": "encoder"}}
 """Costs that no plugin has a name for, with the estimator that they are."""
+
+SHARE = re.compile(r"\d+(\.\d+)?\s*%")
+"""A share as a budget writes it."""
 
 Budget = Mapping[str, str]
 """Cost → its upper bound as recipes write it, all of which hold together for one network."""
@@ -105,9 +109,13 @@ def budget_text(budget: Budget) -> str:
     >>> budget_text({"encoder_params": "50%"}), budget_text({"latency": "12ms"})
     ('50%', 'latency<=12ms')
     """
-    if list(budget) == [SHARE_COST] and budget[SHARE_COST].endswith("%"):
+    if share_of(budget) is not None:
         return budget[SHARE_COST]
-    return ",".join(f"{cost}<={bound}" for cost, bound in budget.items())
+    parts = []
+    for cost, bound in budget.items():
+        sign = "" if bound.startswith("<") else "<="
+        parts.append(f"{cost}{sign}{bound}")
+    return ",".join(parts)
 
 
 def _read_budget(text: str, problems: list[str]) -> Budget:
@@ -117,17 +125,29 @@ def _read_budget(text: str, problems: list[str]) -> Budget:
         cost, bound = _split(part.strip())
         problem = _fault(cost, bound)
         if not problem and cost in budget:
-            problem = f"two bounds for {cost!r}. Expected each cost once"
+            problem = f"two bounds for {cost!r}. Expected each cost once."
         if problem:
-            problems.append(f"--budget {text!r}: {problem.rstrip('?.')}.")
+            problems.append(f"--budget {text!r}: {problem}")
             return {}
         budget[cost] = bound
     return budget
 
 
+def share_of(budget: Budget) -> float | None:
+    """Return the percentage of a budget that is nothing but a share of the encoder, ``None`` for any other.
+
+    >>> share_of({"encoder_params": "12.5 %"}), share_of({"encoder_params": "2M"}), share_of({"macs": "50%"})
+    (12.5, None, None)
+    """
+    if list(budget) != [SHARE_COST]:
+        return None
+    bound = budget[SHARE_COST]
+    return float(bound.removesuffix("%")) if SHARE.fullmatch(bound) else None
+
+
 def _split(part: str) -> tuple[str, str]:
     """Return the cost and the bound of one part; an empty cost if it has another form."""
-    if part.endswith("%") and part[:-1].strip().replace(".", "", 1).isdigit():
+    if SHARE.fullmatch(part):
         return SHARE_COST, part
     match = CONSTRAINT.fullmatch(part)
     if match is None:
@@ -143,15 +163,18 @@ def _split(part: str) -> tuple[str, str]:
 def _fault(cost: str, bound: str) -> str:
     """Say what is wrong with one bound; nothing if it can be read."""
     if not cost:
-        hint = " Did you mean a share: '50%'?" if bound.replace(".", "", 1).isdigit() else ""
+        hint = f" Did you mean '{bound}%'?" if SHARE.fullmatch(f"{bound}%") else ""
         return f"{bound!r} is no budget. Expected a share such as '50%', or COST<=VALUE as in 'latency<=12ms'.{hint}"
     costs = [*registry.factories("estimator"), *FURTHER_COSTS]
     if cost not in costs:
-        return f"unknown cost {cost!r}. Costs: {listing(costs)}.{suggestion(cost, costs)}".rstrip(".")
+        return f"unknown cost {cost!r}. Costs: {listing(costs)}.{suggestion(cost, costs)}"
     estimator = registry.make("estimator", FURTHER_COSTS.get(cost, cost))
     try:
         # No network is needed to read a bound, so percentages refer to 1 here.
-        parse_bounds(bound, full=1.0, unit=getattr(estimator, "unit", ""))
+        bounds = parse_bounds(bound, full=1.0, unit=getattr(estimator, "unit", ""))
     except UsageError as error:
-        return str(error).rstrip(".")
+        return f"{error}"
+    is_share = bound.endswith("%")
+    if bounds.high <= 0 or (is_share and bounds.high > 1):
+        return f"{bound!r} is out of range. Expected more than 0, and at most 100%."
     return ""

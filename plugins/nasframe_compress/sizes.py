@@ -17,7 +17,7 @@ from nasframe.report.tables import cost
 from nasframe.search.constraints import Bounds, parse_bounds, violation
 from nasframe.search.costs import CostFunction, cost_function, full_costs
 from nasframe.stages.inputs import RunInputs
-from nasframe_compress.request import SHARE_COST, Budget, budget_text
+from nasframe_compress.request import SHARE_COST, Budget, budget_text, share_of
 
 MARGIN = 0.97
 """What is used of a budget on another cost if a method's shapes are known only after training."""
@@ -71,8 +71,9 @@ class Sizes:
         Raises:
             UsageError: no network of the space meets the budget; the message has the costs of the smallest.
         """
-        if list(budget) == [SHARE_COST] and budget[SHARE_COST].endswith("%"):
-            return Share(float(budget[SHARE_COST].removesuffix("%")), exact=True)
+        share = share_of(budget)
+        if share is not None:
+            return Share(share, exact=True)
         margin = 1.0 if shapes_are_known else MARGIN
         key = (budget_text(budget), margin)
         if key not in self._shares:

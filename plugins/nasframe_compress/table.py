@@ -239,15 +239,10 @@ def _may_be_label(column: pd.Series, name: str) -> bool:
 def _kind_of(frame: pd.DataFrame, place: str, label: str, kind: str) -> tuple[Kind, str]:
     """Return what the labels are, and the reason if it was chosen here."""
     values = [value for value in frame[label] if not _is_missing(value)]
-    several = [value for value in values if isinstance(value, list | tuple) or type(value).__name__ == "ndarray"]
-    if several:
-        raise UsageError(
-            f"{place}: {label!r} has several labels in a row, as in {list(several[0])!r}. Expected one label for each "
-            "text; a table for each label, with yes or no, makes a task of each."
-        )
+    _refuse_several(values, place, label)
+    texts = [str(value).strip() for value in values]
     if kind == "classification":
         return "classification", ""
-    texts = [str(value).strip() for value in values]
     if kind == "regression":
         odd = next((text for text in texts if not _is_number(text)), None)
         if odd is not None:
@@ -257,14 +252,34 @@ def _kind_of(frame: pd.DataFrame, place: str, label: str, kind: str) -> tuple[Ki
         return "regression", ""
     if not all(_is_number(text) for text in texts):
         return "classification", ""
+    return _kind_of_numbers(texts, label)
+
+
+def _kind_of_numbers(texts: Sequence[str], label: str) -> tuple[Kind, str]:
+    """Return what labels are that are all numbers, and the reason."""
     count = len(set(texts))
     if _are_fractions(texts):
-        why = f"labels in {label!r} are numbers with fractions, so this is a regression (--task classification: not)"
-        return "regression", why
-    if count > MOST_CLASSES:
-        why = f"{label!r} has {count} whole numbers, so this is a regression (--task classification: they are classes)"
-        return "regression", why
-    return "classification", f"the {count} whole numbers in {label!r} are classes (--task regression: they are scores)"
+        kind: Kind = "regression"
+        seen = "has numbers with fractions, which are scores"
+    elif count > MOST_CLASSES:
+        kind = "regression"
+        seen = f"has {count} whole numbers, which are taken for scores"
+    else:
+        kind = "classification"
+        seen = f"has {count} whole numbers, which are taken for classes"
+    other = "classification" if kind == "regression" else "regression"
+    return kind, f"{label!r} {seen} (otherwise: --task {other})"
+
+
+def _refuse_several(values: Sequence[Any], place: str, label: str) -> None:
+    """Refuse rows with several labels."""
+    for value in values:
+        is_array = type(value).__name__ == "ndarray"  # as pyarrow gives lists
+        if is_array or isinstance(value, list | tuple):
+            raise UsageError(
+                f"{place}: {label!r} has several labels in a row, as in {list(value)!r}. Expected one label for each "
+                "text; a table for each label, with yes or no, makes a task of each."
+            )
 
 
 def _is_missing(value: Any) -> bool:

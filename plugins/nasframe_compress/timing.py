@@ -13,7 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,9 @@ def _apply(smoke: Mapping[str, Any], name: str, options: dict[str, Any]) -> None
     """Apply those overrides that are meant for a stage, or for the stage that it repeats, as ``sparse-2`` does."""
     for path, value in smoke.items():
         _, stage, *keys = path.split(".")
-        if name != stage and name.rpartition("-")[0] != stage:
+        repeated, _, number = name.rpartition("-")
+        is_repeat = repeated == stage and number.isdecimal()
+        if name != stage and not is_repeat:
             continue
         target: Any = options
         for key in keys[:-1]:
@@ -278,7 +280,12 @@ def total_seconds(times: Sequence[MethodTime], lengths: Mapping[str, Lengths], s
 
 
 def fit_lengths(
-    times: Sequence[MethodTime], lengths: Mapping[str, Lengths], seconds: float, seeds: int, networks: int
+    times: Sequence[MethodTime],
+    lengths: Mapping[str, Lengths],
+    seconds: float,
+    seeds: int,
+    networks: int,
+    spent: float = 0.0,
 ) -> dict[str, Lengths]:
     """Return how long each method trains so that everything takes a given time.
 
@@ -288,14 +295,15 @@ def fit_lengths(
     Args:
         times: of each method.
         lengths: method → how long it would train otherwise.
-        seconds: the time for everything that is left.
+        seconds: the time for everything.
         seeds: how many seeds.
         networks: how many networks are exported.
+        spent: the part of the time that has passed.
 
     Raises:
         UsageError: the time is too short for the least that makes sense; names how much is needed.
     """
-    wanted = seconds * SLACK
+    wanted = (seconds - spent) * SLACK
 
     def scaled(factor: float) -> dict[str, Lengths]:
         return {
@@ -306,12 +314,13 @@ def fit_lengths(
     def needed(factor: float) -> float:
         return total_seconds(times, scaled(factor), seeds, networks)
 
-    if needed(LEAST) > wanted:
-        least = math.ceil(needed(LEAST) / SLACK / 60)
+    least = needed(LEAST)
+    if least > wanted:
+        minutes = math.ceil((spent + least / SLACK) / 60)
         raise UsageError(
-            f"--minutes: {duration(seconds)} are left, and the shortest trainings that make sense need "
-            f"{duration(needed(LEAST))}. Expected about {least} minutes more than the start took, fewer methods, or "
-            "fewer seeds."
+            f"--minutes {seconds / 60:g}: too short. The start and the rehearsals took {duration(spent)}, and the "
+            f"shortest trainings that make sense take {duration(least)}. Expected --minutes {minutes} or more, fewer "
+            "methods, or fewer seeds."
         )
     low, high = LEAST, MOST
     if needed(high) <= wanted:
@@ -323,11 +332,6 @@ def fit_lengths(
         else:
             high = middle
     return scaled(low)
-
-
-def with_lengths(prepared: Prepared, lengths: Mapping[str, Lengths]) -> Prepared:
-    """Return a request whose methods train for other lengths."""
-    return replace(prepared, lengths=dict(lengths))
 
 
 def estimated_seconds(prepared: Prepared, path: Path) -> float:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nasframe.errors import UsageError
 from nasframe.folders import folder_name
@@ -117,17 +118,32 @@ def _study(record: Record, cache: Path | None, jobs: int | None, say: Say) -> li
 
 
 def _export(record: Record, results: Sequence[BudgetResult], say: Say) -> None:
-    """Write each recommended network to ``models/NAME``, unless it is there already."""
+    """Write each recommended network to ``models/NAME``, unless it is there already from an earlier time."""
+    former = _shipped_before(record)
     for result in results:
         ship = result.ship
         if ship is None:
             continue
         best = ship.best
-        if model_folder(record.folder, best.model).is_dir():
+        is_written = model_folder(record.folder, best.model).is_dir()
+        if is_written and result.shipped in former:
             continue
         export_models(
-            best.place.directory, [best.model], out=record.folder / MODELS, mode=record.exporters[ship.method], say=say
+            best.place.directory,
+            [best.model],
+            out=record.folder / MODELS,
+            mode=record.exporters[ship.method],
+            replace=is_written,
+            say=say,
         )
+
+
+def _shipped_before(record: Record) -> list[Any]:
+    """Return what was recommended when the command ended the last time: further runs may have changed it."""
+    path = record.folder / RESULT
+    if not path.is_file():
+        return []
+    return [result["ship"] for result in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def model_folder(folder: Path, model: str) -> Path:

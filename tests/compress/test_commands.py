@@ -73,9 +73,17 @@ def test_an_interrupted_compression_goes_on_with_nothing_but_its_folder(user, qu
     monkeypatch.setattr(runner.StageRunner, "run_all", whole)
     assert run("compress", "--resume", "out", "--no-progress") == 0
     assert "ship best@50%" in capsys.readouterr().out
-    # Once more: everything is there.
+    # Once more: everything is there, and nothing is written again.
+    weights = user / "out/models/best-50/model.safetensors"
+    written_at = weights.stat().st_mtime_ns
     assert run("compress", "--resume", "out", "--no-progress") == 0
     assert "ship best@50%" in capsys.readouterr().out
+    assert weights.stat().st_mtime_ns == written_at
+    # If another network was recommended the last time, this one takes its place.
+    path = user / "out/recommendation.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"seed": 0', '"seed": 9'), encoding="utf-8")
+    assert run("compress", "--resume", "out", "--no-progress") == 0
+    assert weights.stat().st_mtime_ns > written_at
 
 
 def test_init_writes_the_same_recipe_and_runs_nothing(user, capsys):
@@ -113,6 +121,7 @@ def test_a_dry_run_shows_stages_and_leaves_nothing(user, capsys):
         (["tuned", "mails.csv", "--task", "mnlli"], "Did you mean 'mnli'"),
         (["tuned", "mails.csv", "--dev", "dev.csv"], "--dev dev.csv: no such file"),
         (["tuned", "mails.csv", "--metric", "acuracy"], "acuracy"),
+        (["tuned", "mails.csv", "--jobs", "2"], "--jobs: one method with one seed is one process"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_work(user, capsys, arguments, problem):

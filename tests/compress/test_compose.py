@@ -67,6 +67,17 @@ def test_an_unknown_method_is_refused_with_a_suggestion(user):
         prepared(user, "yocobert", "50%")
 
 
+def test_a_share_that_excludes_its_bound_is_met_below_it(user):
+    ready = prepared(user, "magnitude", "encoder_params<50%")
+    (target,) = ready.targets["magnitude"]
+    inputs = ready.look.inputs
+    space = inputs.work.space
+    params = inputs.estimators["encoder_params"]
+    full = params.estimate(space, inputs.work.net, space.arch({"size": 100}))
+    own = params.estimate(space, inputs.work.net, space.arch({"size": target.share.percent}))
+    assert 0.48 * full <= own < 0.5 * full
+
+
 def test_a_share_meets_another_cost_and_the_next_one_does_not(user):
     ready = prepared(user, "magnitude", "macs<=40%")
     (target,) = ready.targets["magnitude"]

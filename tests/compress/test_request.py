@@ -25,11 +25,13 @@ def test_budgets_are_read(texts, budgets):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("50", r"'50' is no budget\. .*Did you mean a share: '50%'"),
+        ("50", r"'50' is no budget\. .*Did you mean '50%'\?"),
         ("latncy<=3ms", r"unknown cost 'latncy'.*Did you mean 'latency'"),
         ("latency<=3 MB", r"'3 MB' is a size"),
         ("latency>=3ms", r"is no budget.*Expected a share such as '50%'"),
         ("50%,40%", r"two bounds for 'encoder_params'"),
+        ("150%", r"'150%' is out of range\. Expected more than 0, and at most 100%"),
+        ("0%", r"'0%' is out of range"),
         ("", r"is no budget"),
     ],
 )
@@ -44,7 +46,7 @@ def test_all_problems_are_told_at_once():
     assert str(error.value).count("--budget") == 2
 
 
-@pytest.mark.parametrize("text", ["50%", "latency<=12ms", "encoder_params<=50%,latency<=12ms"])
+@pytest.mark.parametrize("text", ["50%", "latency<=12ms", "params<10M", "encoder_params<=50%,latency<=12ms"])
 def test_a_budget_is_written_as_it_is_read(text):
     (budget,) = read_budgets([text])
     assert budget_text(budget) == text

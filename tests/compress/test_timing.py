@@ -52,5 +52,9 @@ def test_the_time_is_used_and_not_passed(seconds, first, second, seeds):
 
 
 def test_a_time_that_is_too_short_is_refused_with_the_time_that_is_needed():
-    with pytest.raises(UsageError, match="Expected about 1 minutes more than the start took"):
-        fit_lengths([method("a", 1, 0.1)], {"a": Lengths()}, 5.0, 1, 1)
+    times = [method("a", 1, 0.1)]
+    lengths = {"a": Lengths()}
+    with pytest.raises(UsageError, match=r"--minutes 1: too short.*Expected --minutes 2 or more") as error:
+        fit_lengths(times, lengths, 60.0, 1, 1, spent=50.0)
+    assert "took 50.0 s" in str(error.value)
+    fit_lengths(times, lengths, 120.0, 1, 1, spent=50.0)

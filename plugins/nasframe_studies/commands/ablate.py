@@ -77,7 +77,7 @@ def ablate(
         from nasframe_studies.study import threads_of
 
         plan = preview(loaded, cache, threads_of(jobs or 1))
-        _show_preview(plan, bool(loaded.tasks), json_)
+        show_preview(plan, bool(loaded.tasks), json_)
         return
     from nasframe_studies.study import begin
 
@@ -94,7 +94,7 @@ def _resume(home: Path, overrides: list[str], jobs: int | None, dry_run: bool, a
 
         extension = extended(home, overrides)
         _show_remarks(extension)
-        _show_preview(preview_extension(home, extension), bool(extension.study.tasks), as_json)
+        show_preview(preview_extension(home, extension), bool(extension.study.tasks), as_json)
         return
     if overrides:
         from nasframe_studies.extension import extend
@@ -143,7 +143,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _show_preview(plan: Preview, with_tasks: bool, as_json: bool) -> None:
+def show_preview(plan: Preview, with_tasks: bool, as_json: bool) -> None:
     """Print what a study would do; exit 3 if a bound cannot be met."""
     import json
 
