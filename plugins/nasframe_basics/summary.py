@@ -87,8 +87,8 @@ def summarise(
     """
     if tokenizer is not None and max_length is not None:
         max_length = min(max_length, tokenizer.model_max_length)
-    rows = sum(len(split) for split in splits.values())
-    near_keys = _near_keys(splits) if rows <= NEAR_ROWS else None
+    rows_used = sum(len(split) for split in splits.values())
+    near_keys = _near_keys(splits) if rows_used <= NEAR_ROWS else None
     conflicting = _conflicting(splits)
     train_texts: set[Texts] = set()
     if "train" in splits:  # a task may only measure
@@ -109,7 +109,6 @@ def summarise(
         summaries.append(summary)
 
     rows_read = sum(source.rows for source in sources)
-    rows_used = sum(len(split) for split in splits.values())
     return DataSummary(
         sources=tuple(sources),
         splits=tuple(summaries),
