@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,8 +108,7 @@ def read_recipe(
     write_out_teacher(root, functools.partial(_is_example, root), problems)
     if base is not None:
         home = Path(base)
-    positions = dict(_positions(root, ()))
-    return Recipe(root.plain(), positions, path, home), problems
+    return Recipe(root.plain(), dict(root.positions(())), path, home), problems
 
 
 def _is_example(root: Node, model: Node) -> bool:
@@ -130,18 +129,6 @@ def _wrap(value: Any, at: Position) -> Node:
     if isinstance(value, list | tuple):
         return Node([_wrap(item, at) for item in value], at)
     return Node(value, at)
-
-
-def _positions(node: Node, path: KeyPath) -> Iterator[tuple[KeyPath, Position]]:
-    """Yield the path and the position of a node and of all below it."""
-    yield path, node.at
-    items: Iterable[tuple[Any, Node]] = ()
-    if isinstance(node.value, dict):
-        items = node.value.items()
-    elif isinstance(node.value, list):
-        items = enumerate(node.value)
-    for key, item in items:
-        yield from _positions(item, (*path, key))
 
 
 # ---- files

@@ -1,4 +1,4 @@
-"""Which super-network each stage starts from, told before work by the rules of ``nasframe.stages.origins``.
+"""Which super-network each stage starts from, worked out before a run by the rules of ``nasframe.stages.origins``.
 
 A space may make a super-network of its own. What it makes is of no use to another space, and neither is a model that
 was extracted from it, so that a stage which starts from one of these with another space is refused.
@@ -76,7 +76,7 @@ def _misfit(stage: PlannedStage, net: _Net, space: Mapping[str, Any]) -> str:
         return ""
     if net.space is not None and canonical_json(dict(net.space)) != canonical_json(dict(space)):
         return (
-            f"the network of stage {stage.name!r} is the super-network of space {net.space['use']!r} already"
+            f"the network of stage {stage.name!r} is already the super-network of space {net.space['use']!r}"
             f"{_same_name(net.space, space)}. Expected 'from:' a network that space {name!r} can start from, such as "
             "'from: pretrained'."
         )

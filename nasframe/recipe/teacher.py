@@ -82,8 +82,37 @@ def _place_of_load(stages: list[Node], plain: Sequence[Any], at: Position, probl
             )
             problems.append(Problem(str(stages[number].at), f"stages.{names[number]}", text))
             return None
+    _refuse_changes(stages[position], names[position], at, problems)
     stages[position] = load
     return position
+
+
+def _refuse_changes(stage: Node, name: str, teacher_at: Position, problems: list[Problem]) -> None:
+    """Note changes of the stage that is left out, if they are overrides, or written in the file that names the teacher.
+
+    Other changes are from a recipe that is extended, which has them for its use without a teacher.
+
+    Args:
+        stage: the stage.
+        name: its name.
+        teacher_at: where the recipe names the teacher.
+        problems: where problems are noted.
+    """
+    if not isinstance(stage.value, dict):
+        return
+    changes: dict[str, Position] = {}
+    for options in stage.value.values():
+        for keys, at in options.positions(("stages", name)):
+            is_own = at.overridden or at.file == teacher_at.file
+            if is_own and at.file != stage.at.file:
+                option = ".".join(map(str, keys[:3]))
+                changes.setdefault(option, at)
+    for option, at in changes.items():
+        text = (
+            f"changes a stage that is left out, because the recipe's {TEACHER!r} is loaded in place of it. Expected no "
+            "change of it."
+        )
+        problems.append(Problem(str(at), option, text))
 
 
 def _start_from_model(stages: list[Node], position: int, problems: list[Problem]) -> None:

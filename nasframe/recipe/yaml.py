@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +68,17 @@ class Node:
         if isinstance(self.value, list):
             return Node([node.copy() for node in self.value], self.at)
         return Node(self.value, self.at)
+
+    def positions(self, path: KeyPath) -> Iterator[tuple[KeyPath, Position]]:
+        """Yield the path and the position of this node, which is at ``path``, and of all below it."""
+        yield path, self.at
+        items: Iterable[tuple[Any, Node]] = ()
+        if isinstance(self.value, dict):
+            items = self.value.items()
+        elif isinstance(self.value, list):
+            items = enumerate(self.value)
+        for key, node in items:
+            yield from node.positions((*path, key))
 
 
 class _TooMuch(Exception):

@@ -481,10 +481,11 @@ def base_facts(inputs: RunInputs) -> dict[str, str]:
 def _card_facts(path: Path) -> dict[str, str]:
     """Return what the front matter of a model card says about the base model and the licence."""
     from huggingface_hub import ModelCard
+    from yaml import YAMLError
 
     try:
         data = ModelCard.load(path).data.to_dict()
-    except (OSError, ValueError):  # there is none, or it is not in the hub's form
+    except (OSError, ValueError, YAMLError):  # there is none, or it is not in the hub's form
         return {}
     keys = {"base_model": "name", "license": "license", "license_name": "license_name", "license_link": "license_link"}
     return {keys[key]: value for key, value in data.items() if key in keys and isinstance(value, str)}

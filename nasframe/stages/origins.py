@@ -46,7 +46,7 @@ def with_supernet(work: Work, stage: StageSession, use: Mapping[str, Any]) -> Wo
         return replace(work, net=net, origins={**work.origins, CURRENT: made})
     if canonical_json(dict(origin.use)) != canonical_json(dict(use)):
         raise UsageError(
-            f"stage {stage.name}: its network is the super-network of space {use_name(origin.use)!r} already. Expected "
+            f"stage {stage.name}: its network is already the super-network of space {use_name(origin.use)!r}. Expected "
             f"'from:' a network that space {use_name(use)!r} can start from."
         )
     return replace(work, space=origin.space)

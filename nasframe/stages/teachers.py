@@ -29,40 +29,41 @@ def require_trained(teacher: Any, labels: Sequence[str] | None) -> None:
         raise UsageError(f"teacher: {fault}. {EXPECTED}")
 
 
-def require_same_tokens(teachers: Any, models: Any, max_length: int | None) -> None:
+def require_same_tokens(teacher_tokenizer: Any, model_tokenizer: Any, max_length: int | None) -> None:
     """Make sure that a teacher reads the inputs that the task makes for the model.
 
     Args:
-        teachers: the teacher's tokenizer; ``None`` if it reads no texts.
-        models: the model's tokenizer, likewise.
+        teacher_tokenizer: the teacher's; ``None`` if it reads no texts.
+        model_tokenizer: the model's, likewise.
         max_length: tokens after which the task cuts texts, if the recipe says so.
 
     Raises:
         UsageError: the same text would be other tokens for it, or more than it can read.
     """
-    if teachers is None or models is None:
-        if teachers is not models:
+    if teacher_tokenizer is None or model_tokenizer is None:
+        if teacher_tokenizer is not model_tokenizer:
             raise UsageError("teacher: it does not read what the model reads. Expected texts for both, or for neither.")
         return
     expected = "Expected a teacher with the model's own tokenizer."
-    if _token_facts(teachers) != _token_facts(models):
+    if _token_facts(teacher_tokenizer) != _token_facts(model_tokenizer):
         raise UsageError(
             "teacher: its tokenizer is not the model's, so the ids of the model's tokens mean other words to it. "
             f"{expected}"
         )
     # A network that tells the texts of a pair apart, and is not given their types, would read a pair as one text.
-    of_teacher = set(teachers.model_input_names)
-    of_model = set(models.model_input_names)
-    if of_teacher != of_model:
-        names = ", ".join(sorted(of_teacher ^ of_model))
-        raise UsageError(f"teacher: one of it and the model reads {names}, and the other does not. {expected}")
-    longest = int(models.model_max_length)
+    teacher_inputs = set(teacher_tokenizer.model_input_names)
+    model_inputs = set(model_tokenizer.model_input_names)
+    if teacher_inputs != model_inputs:
+        names = ", ".join(sorted(teacher_inputs ^ model_inputs))
+        raise UsageError(f"teacher: only one of the teacher and the model reads {names}. {expected}")
+    longest = int(model_tokenizer.model_max_length)
     if max_length is not None:
         longest = min(longest, max_length)
-    if teachers.model_max_length < longest:
+    limit = int(teacher_tokenizer.model_max_length)
+    if limit < longest:
         raise UsageError(
-            f"teacher: it reads at most {teachers.model_max_length} tokens, and texts have up to {longest}. Expected "
-            f"'task.max_length: {teachers.model_max_length}' or less."
+            f"teacher: it reads at most {limit} tokens, and texts have up to {longest}. Expected "
+            f"'task.max_length: {limit}' or less."
         )
 
 

@@ -11,7 +11,6 @@ class TestMine(FamilyContract):
 from __future__ import annotations
 
 import copy
-import functools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -260,14 +259,22 @@ def running(what: str) -> Iterator[None]:
         raise ContractError(f"{what} does not run ({error}); is a map of the row missing or wrong?") from error
 
 
+_CHECKED_ROWS: dict[str, Any] = {}
+"""The rows of the family that is checked, by type of model."""
+
+
+def _checked_rows() -> Mapping[str, Any]:
+    return _CHECKED_ROWS
+
+
 def _make_known(rows: Mapping[str, Any]) -> None:
     """Add rows to the table of families, in place of those of an earlier check."""
     from nasframe.nn import elastic
 
-    elastic.ROW_SOURCES[:] = [source for source in elastic.ROW_SOURCES if not isinstance(source, functools.partial)]
-    for model_type, row in rows.items():
-        if elastic.row_of(model_type) != row:
-            elastic.ROW_SOURCES.insert(0, functools.partial(dict, {model_type: row}))
+    if _checked_rows not in elastic.ROW_SOURCES:
+        elastic.ROW_SOURCES.insert(0, _checked_rows)
+    _CHECKED_ROWS.clear()
+    _CHECKED_ROWS.update(rows)
 
 
 def _full(net: nn.Module, unit: str) -> int:

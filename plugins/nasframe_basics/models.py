@@ -247,12 +247,7 @@ class HF:
                 return ""
             head = self._saved_head(source)
         assert head is not None  # its weights are there
-        if labels is None:
-            return "" if head.kind == "regression" else "its head is for classes, and the task has scores"
-        head_match = match(head, labels, published=True)
-        if head_match.kept:
-            return ""
-        return " ".join(head_match.notices).replace(" The head is new.", "").removesuffix(".")
+        return _misfit(head, labels)
 
     def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
         """Load the network, in eval mode, with a head for ``labels``: the checkpoint's if it has these classes.
@@ -385,6 +380,17 @@ def _directory_or_id(path: Path | str, home: Path, revision: str | None) -> str:
     if revision is not None:
         raise refusal("revision", [f"{revision!r} is the hub's, but {local} is a directory. Expected none."])
     return str(local)
+
+
+def _misfit(head: Head, labels: Sequence[str] | None) -> str:
+    """Return why a checkpoint's head is not the task's; an empty text if it is."""
+    if labels is None:
+        return "" if head.kind == "regression" else "its head is for classes, and the task has scores"
+    head_match = match(head, labels, published=True)
+    if head_match.kept:
+        return ""
+    # The notices are for a model, whose head would be drawn instead; of a teacher, none is.
+    return " ".join(head_match.notices).replace(" The head is new.", "").removesuffix(".")
 
 
 def _stamps(source: Source) -> tuple[Any, ...]:

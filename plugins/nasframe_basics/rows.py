@@ -111,6 +111,10 @@ def read(path: Path) -> list[Row]:
     return READERS[path.suffix](path)
 
 
+SAVED_TO_DISK = ("state.json", "dataset_dict.json")
+"""The file of a directory that ``save_to_disk`` wrote: for one table, and for several splits."""
+
+
 def read_hub(name: str, config: str | None, split: str, base: Path | None = None) -> list[Row]:
     """Read a split of a data set of the Hugging Face hub, or of a local directory.
 
@@ -124,15 +128,8 @@ def read_hub(name: str, config: str | None, split: str, base: Path | None = None
     local = located(name, base)  # a name may be that of a folder beside the recipe
     source = str(local) if local.is_dir() else name
     try:
-        if local.is_dir() and (local / "state.json").is_file():
-            table = datasets.load_from_disk(source)
-            if split != "train":
-                raise ValueError("the directory holds one table without splits. Expected train, and no dev.")
-        elif local.is_dir() and (local / "dataset_dict.json").is_file():
-            splits = datasets.load_from_disk(source)
-            if split not in splits:
-                raise ValueError(f"no such split. There are: {', '.join(splits)}.")
-            table = splits[split]
+        if local.is_dir() and any((local / file).is_file() for file in SAVED_TO_DISK):
+            table = _saved_split(datasets.load_from_disk(source), split)
         else:
             table = datasets.load_dataset(source, config, split=split)
     except Exception as error:  # datasets has no base class for its errors and those of its requirements
@@ -149,6 +146,17 @@ def read_hub(name: str, config: str | None, split: str, base: Path | None = None
             record[column] = names[index] if has_label else None
         rows.append(Row(f"{name}/{split}:{number}", record))
     return rows
+
+
+def _saved_split(saved: Any, split: str) -> Any:
+    """Return a split of what ``save_to_disk`` wrote: a table, or a mapping of tables by split."""
+    if not isinstance(saved, Mapping):
+        if split != "train":
+            raise ValueError("the directory holds one table without splits. Expected train, and no dev.")
+        return saved
+    if split not in saved:
+        raise ValueError(f"no such split. There are: {', '.join(saved)}.")
+    return saved[split]
 
 
 def read_texts(rows: Sequence[Row], columns: Sequence[str]) -> list[tuple[str, ...]]:

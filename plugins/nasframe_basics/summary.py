@@ -87,8 +87,8 @@ def summarise(
     """
     if tokenizer is not None and max_length is not None:
         max_length = min(max_length, tokenizer.model_max_length)
-    rows = sum(len(split) for split in splits.values())
-    near_keys = _near_keys(splits) if rows <= NEAR_ROWS else None
+    rows_used = sum(len(split) for split in splits.values())
+    near_keys = _near_keys(splits) if rows_used <= NEAR_ROWS else None
     conflicting = _conflicting(splits)
     train_texts: set[Texts] = set()
     if "train" in splits:  # a task may only measure
@@ -96,20 +96,16 @@ def summarise(
 
     summaries = []
     for name, split in splits.items():
-        summary = _counted(name, split, near_keys, conflicting[name])
+        summary = _counted(name, split, labels, near_keys, conflicting[name])
         if name != "train":
             copies, near_copies = _copies(split.texts, train_texts, near_keys)
             summary = replace(summary, in_train=copies, near_train=near_copies)
-        if labels is not None:
-            counts = np.bincount(split.labels, minlength=len(labels))
-            summary = replace(summary, classes=counts.tolist())
         if tokenizer is not None and max_length is not None:
             longest, share_cut, measured = token_lengths(tokenizer, split.texts, max_length)
             summary = replace(summary, longest=longest, cut=share_cut, measured=measured)
         summaries.append(summary)
 
     rows_read = sum(source.rows for source in sources)
-    rows_used = sum(len(split) for split in splits.values())
     return DataSummary(
         sources=tuple(sources),
         splits=tuple(summaries),
@@ -120,13 +116,22 @@ def summarise(
     )
 
 
-def _counted(name: str, split: Split, near_keys: Mapping[Texts, Texts] | None, conflicting: int) -> SplitSummary:
+def _counted(
+    name: str,
+    split: Split,
+    labels: Sequence[str] | None,
+    near_keys: Mapping[Texts, Texts] | None,
+    conflicting: int,
+) -> SplitSummary:
     """Return the numbers that every split has; without ``near_keys``, near copies are not counted."""
     distinct = set(split.texts)
     near = None
     if near_keys is not None:
         distinct_keys = {near_keys[texts] for texts in distinct}
         near = len(distinct) - len(distinct_keys)
+    classes = None
+    if labels is not None:
+        classes = np.bincount(split.labels, minlength=len(labels)).tolist()
     return SplitSummary(
         name=name,
         rows=len(split),
@@ -135,7 +140,7 @@ def _counted(name: str, split: Split, near_keys: Mapping[Texts, Texts] | None, c
         in_train=None,
         near_train=None,
         conflicting=conflicting,
-        classes=None,
+        classes=classes,
     )
 
 

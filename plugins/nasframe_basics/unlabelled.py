@@ -53,8 +53,8 @@ class Unlabelled:
             shared = sum(texts in own for texts in data.texts)
             if split != "train" and shared:
                 text = (
-                    f"{shared:,} of {len(data):,} rows of {split} have a text that stands here too. They are kept; a "
-                    "teacher's answers to them are learned, so scores on them say little about new texts."
+                    f"{shared:,} of {len(data):,} rows of {split} have a text that stands here too. They are kept, "
+                    "but a teacher's answers to them are learned, so scores on them say little about new texts."
                 )
                 yield Notice(self.name, text)
 

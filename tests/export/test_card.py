@@ -114,8 +114,9 @@ def test_the_licence_of_the_base_is_read_from_its_own_card(tmp_path):
     assert base_facts(inputs) == {}
     (folder / "README.md").write_text("---\nlicense: mit\nbase_model: me/base\n---\nMine.\n")
     assert base_facts(inputs) == {"name": "me/base", "license": "mit"}
-    (folder / "README.md").write_text("no front matter")
-    assert base_facts(inputs) == {}
+    for unreadable in ("no front matter", "---\nlicense: [\n---\nNo YAML."):
+        (folder / "README.md").write_text(unreadable)
+        assert base_facts(inputs) == {}
 
 
 def test_a_model_that_is_published_names_its_hub_id():

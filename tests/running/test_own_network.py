@@ -266,7 +266,7 @@ OUTSIDE = {"search": {"sampler": "random", "trials": 2, "save_as": "best"}}
 @pytest.mark.parametrize(
     ("stages", "place", "words"),
     [
-        ([SUPERNET, OTHER_SEARCH], "stages.search.space", "is the super-network of space 'ops' already"),
+        ([SUPERNET, OTHER_SEARCH], "stages.search.space", "is already the super-network of space 'ops'"),
         ([TEACHER, SUPERNET, {"search": {**OTHER_SEARCH["search"], "from": "supernet"}}], "stages.search", "'ops'"),
         ([SUPERNET, OUTSIDE, {"extract": {}}, EXTRACTED], "stages.again.from", "a model that was extracted"),
         ([SUPERNET, {"search": PRETRAINED}], None, ""),

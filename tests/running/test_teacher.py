@@ -166,6 +166,34 @@ def test_a_recipe_that_cannot_mean_it_is_refused(home, changes, text):
     assert len([problem for problem in found if text in problem]) == 1, found
 
 
+LEFT_OUT = "changes a stage that is left out, because the recipe's 'teacher' is loaded in place of it"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options"),
+    [
+        (["stages.teacher.epochs=4", "+stages.teacher.max_steps=9"], ["epochs", "max_steps"]),
+        (["~stages.teacher.keep"], [""]),
+        (["stages.teacher.modifiers=[{use: dropout, rate: 0}]"], ["modifiers"]),
+        (["stages.sparse.epochs=4"], []),
+        (["smoke=true"], []),  # of the method's recipe, which has it for its use without a teacher
+        (["short=true"], ["epochs"]),
+    ],
+)
+def test_a_change_of_the_stage_that_is_left_out_is_refused(home, overrides, options):
+    path = written(home, "hspg", switches={"short": {"stages.teacher.epochs": 1}})
+    _, found = nf.recipe.loading.read_recipe(path, overrides)
+    assert [problem.path for problem in found] == [f"stages.teacher.{option}".rstrip(".") for option in options]
+    assert all(LEFT_OUT in problem.text for problem in found)
+
+
+def test_a_set_beside_the_teacher_changes_no_stage_that_is_left_out(home):
+    changes = {"stages.teacher.epochs": 1}
+    assert any(LEFT_OUT in problem for problem in problems(home, set=changes))
+    base = written(home, teacher=None, set=changes).rename(home / "base.yaml")
+    assert problems(home, extends=str(base)) == []
+
+
 def refusal(home, **changes):
     with pytest.raises(UsageError) as caught:
         run(home, "refused", loaded(home, **changes))
