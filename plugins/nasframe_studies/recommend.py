@@ -42,7 +42,7 @@ def recommendations(comparison: Comparison, compared: pd.DataFrame, teachers: pd
             continue
         rows = compared[(compared["task"] == table.task) & (compared["slot"] == table.model)]
         own = rows[rows["arm"] == best.arm]
-        model = _best_seed(own)
+        model = _best_seed(own, best.over_budget)
         text = _sentence(comparison, table, best, own, teachers, model)
         chosen.append(
             Shipped(
@@ -68,15 +68,19 @@ def _candidates(table: PairTable) -> list[ArmScores]:
     return within or list(table.arms)
 
 
-def _best_seed(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the row of the seed that scored best on ``select``; the first seed if no scores are known."""
+def _best_seed(rows: pd.DataFrame, over_budget: Sequence[int]) -> dict[str, Any]:
+    """Return the row of the seed that scored best on ``select``, of those within the budget if there are any.
+
+    If no scores are known, it is the first seed.
+    """
     records: list[dict[str, Any]] = [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
 
     def score(row: dict[str, Any]) -> float:
         value = row.get("select_score")
         return -np.inf if value is None or np.isnan(value) else float(value)
 
-    return max(records, key=score)
+    within = [row for row in records if int(row["seed"]) not in over_budget]
+    return max(within or records, key=score)
 
 
 def _sentence(
