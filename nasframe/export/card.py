@@ -25,8 +25,8 @@ PIPELINES = {
 TAGS = ("nasframe", "neural-architecture-search", "compression")
 DATA_OPTIONS = ("hub", "name", "train", "path")
 """Options of tasks that say which data they read; the first that is there names the data set."""
-NO_METRICS = ("loss",)
-"""Metrics that only the card's table has, because they are none of the hub's."""
+OF_HUB = ("perplexity",)
+"""Metrics of which less is better that the hub knows; others, such as the loss, are in the card's table alone."""
 NO_TASK = "other"
 """What the hub calls a task that it has no name for."""
 
@@ -114,7 +114,11 @@ def front_matter(name: str, sizes: Mapping[str, Any], card: Mapping[str, Any]) -
     pipeline = pipeline_of(sizes["model"])
     formats = metric_formats(card.get("data") or {})
     metrics = card.get("metrics") or {}
-    of_hub = sorted(metric for metric in metrics if metric.rpartition(" ")[2] not in NO_METRICS)
+    of_hub = []
+    for metric in sorted(metrics):
+        is_known = metric.rpartition(" ")[2] in OF_HUB
+        if is_known or metric_format(formats, metric).higher_is_better:
+            of_hub.append(metric)
     task = card.get("task")
     data = data_set(task)
     results = []
