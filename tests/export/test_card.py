@@ -51,7 +51,7 @@ def test_the_hub_reads_values_base_and_licence():
 
 
 def test_the_hub_reads_a_metric_of_which_less_is_better():
-    formats = {"perplexity": asdict(MetricFormat(higher_is_better=False))}
+    formats = {name: asdict(MetricFormat(higher_is_better=False)) for name in ("perplexity", "loss")}
     card = {"metrics": {"perplexity": 7.5, "loss": 2.0}, "data": {"metrics": formats}}
     (result,) = ModelCard(text_of(card)).data.eval_results
     assert (result.metric_type, result.metric_value) == ("perplexity", 7.5)
