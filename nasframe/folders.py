@@ -1,4 +1,4 @@
-"""Where a run keeps its models: a folder for each, with a name that every program can load.
+"""Where a run keeps its models and their predictions: a folder for each, with a name that every program can load.
 
 Names of models hold values, as ``best@50%``. transformers imports the code in a model's folder as a Python module that
 is called like the folder, and warns if that is no identifier, so folders are called ``best-50``.
@@ -59,6 +59,12 @@ def model_folder(run: Path, name: str) -> Path:
     folder = run / MODELS / folder_name(name)
     former = run / MODELS / name
     return former if former.is_dir() else folder
+
+
+def predictions_file(split: str) -> str:
+    """Name the file of a model's predictions on a split, in the model's folder."""
+    # "dev" is what reports read, and comparisons by default, so its file has the plain name.
+    return "predictions.csv" if split == "dev" else f"predictions-{split}.csv"
 
 
 def shared_folder(names: Iterable[str]) -> tuple[str, str] | None:

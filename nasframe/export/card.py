@@ -25,6 +25,8 @@ PIPELINES = {
 TAGS = ("nasframe", "neural-architecture-search", "compression")
 DATA_OPTIONS = ("hub", "name", "train", "path")
 """Options of tasks that say which data they read; the first that is there names the data set."""
+OF_HUB = ("perplexity",)
+"""Metrics of which less is better that the hub knows; others, such as the loss, are in the card's table alone."""
 NO_TASK = "other"
 """What the hub calls a task that it has no name for."""
 
@@ -45,7 +47,7 @@ def pipeline_of(model: str) -> str | None:
 
 
 def public(value: Any) -> Any:
-    """Return options without folders, which are nobody's business but this machine's: of a path its last part stays.
+    """Return options without the folders of this machine: of a local path only the last part stays.
 
     >>> public({"use": "text_classification", "train": "/home/me/data/reviews.csv", "label": "stars"})
     {'use': 'text_classification', 'train': 'reviews.csv', 'label': 'stars'}
@@ -112,9 +114,13 @@ def front_matter(name: str, sizes: Mapping[str, Any], card: Mapping[str, Any]) -
     pipeline = pipeline_of(sizes["model"])
     formats = metric_formats(card.get("data") or {})
     metrics = card.get("metrics") or {}
-    # The loss and its like are in the card's table, but they are no metrics of the hub.
-    of_hub = sorted(metric for metric in metrics if metric_format(formats, metric).higher_is_better)
-    data = data_set(card.get("task"))
+    of_hub = []
+    for metric in sorted(metrics):
+        is_known = metric.rpartition(" ")[2] in OF_HUB
+        if is_known or metric_format(formats, metric).higher_is_better:
+            of_hub.append(metric)
+    task = card.get("task")
+    data = data_set(task)
     results = []
     for metric in of_hub:
         split, _, bare = metric.rpartition(" ")  # a deployment measures on another split, and says so
@@ -140,7 +146,7 @@ def front_matter(name: str, sizes: Mapping[str, Any], card: Mapping[str, Any]) -
         "pipeline_tag": pipeline,
         "metrics": of_hub or None,
     }
-    if "hub" in (card["task"] if isinstance(card.get("task"), Mapping) else {}):
+    if isinstance(task, Mapping) and "hub" in task:
         fields["datasets"] = [data["type"]]
     if results:  # without results there is no model-index, which a name alone would begin
         fields |= {"model_name": name, "eval_results": results}

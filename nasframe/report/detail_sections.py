@@ -15,6 +15,11 @@ from nasframe.report.sections import Cell, Grid, Row, Section, plain_rows
 
 CLASS_COLUMNS = ("class", "examples", "precision", "recall", "F1", "F1 of the teacher", "change")
 EXAMPLE_COLUMNS = ("example", "label", "model", "teacher", "confidence")
+CHOSEN = (
+    "Examples that the teacher gets right and the model gets wrong, its most confident errors first, and then other"
+    " disagreements."
+)
+CHOSEN_OF_VALUES = "Examples on which their predictions differ most."
 SHARE = MetricFormat(percent=True)
 
 
@@ -38,8 +43,8 @@ def detail_sections(report: RunReport, detail: ModelDetail, title: str = "") -> 
     if any(example.text for example in detail.disagreements):  # numbers of examples alone would say nothing
         yield Section(
             f"Where {name} and the teacher disagree",
-            "The examples that the teacher gets right and the model wrong, the model's most confident errors first, and"
-            " then others. Predictions of all examples are in the run's folder of each model.",
+            f"{CHOSEN if detail.classes else CHOSEN_OF_VALUES} The predictions on all examples are in each model's"
+            " folder of the run.",
             grids=[_examples(detail)],
             notes=notes,
         )

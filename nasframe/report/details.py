@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nasframe.declarations import TEACHER
+from nasframe.folders import predictions_file
 from nasframe.report import predictions as by_example
 from nasframe.report.predictions import MOST_CLASSES, Predictions, ReadExamples
 from nasframe.report.records import ClassRow, Confusion, ModelDetail, ModelRow, RunReport
 from nasframe.report.roles import shipped
-
-TEACHER = "teacher"
 
 
 def with_examples(report: RunReport, directory: Path, examples: ReadExamples) -> RunReport:
@@ -75,7 +75,7 @@ class _Reader:
 
     def predictions(self, model: ModelRow) -> Predictions | None:
         """Return a model's predictions on the report's split."""
-        name = "predictions.csv" if self.report.split == "dev" else f"predictions-{self.report.split}.csv"
+        name = predictions_file(self.report.split)
         for path in model.predictions:
             if Path(path).name == name:
                 return by_example.read_predictions(self.directory / path, self.report.split)

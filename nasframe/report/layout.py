@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
+from nasframe.measures import sign_of
 from nasframe.report import tables
 from nasframe.report.data_table import data_lines, data_rows
 from nasframe.report.detail_sections import detail_sections
@@ -261,7 +262,8 @@ def _score_cell(report: RunReport, model: ModelRow) -> Cell:
     gain = tables.difference(form, model.gain)
     if model.gain_interval is not None:
         gain += f" [{tables.ends(form, model.gain_interval)}]"
-    return Cell(text, aside=gain, tone="down" if model.gain < 0 else "up")
+    is_worse = sign_of(form) * model.gain < 0
+    return Cell(text, aside=gain, tone="down" if is_worse else "up")
 
 
 def _cost_cell(report: RunReport, model: ModelRow, name: str) -> Cell:

@@ -100,11 +100,13 @@ def save(figure: Figure, path: Path, title: str) -> str:
 
 
 def _model_cost(report: RunReport) -> str | None:
-    """Choose the cost to draw the finished models against; ``None`` if no model has an interval to draw."""
+    """Choose the cost to draw the finished models against; ``None`` without two models that have intervals."""
     measured = [model for model in report.models if model.interval is not None]
+    if len(measured) < 2:
+        return None
     bounded = [cost for search in report.searches for cost in search.costs]
     for cost in [*bounded, *USUAL_COSTS]:
-        if len(measured) > 1 and all(model.costs.get(cost) is not None for model in measured):
+        if all(model.costs.get(cost) is not None for model in measured):
             return cost
     return None
 

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -153,11 +154,12 @@ def class_rows(labels: Sequence[str], model: Confusion, teacher: Confusion) -> l
         model: the model's confusion matrix.
         teacher: the teacher's.
     """
+    counts, teacher_counts = np.array(model), np.array(teacher)
     rows = []
     for place, name in enumerate(labels):
-        precision, recall, f1 = _scores(np.array(model), place)
-        teacher_precision, teacher_recall, teacher_f1 = _scores(np.array(teacher), place)
-        examples = int(np.array(model)[place].sum())
+        precision, recall, f1 = _scores(counts, place)
+        teacher_precision, teacher_recall, teacher_f1 = _scores(teacher_counts, place)
+        examples = int(counts[place].sum())
         row = ClassRow(name, examples, precision, recall, f1, teacher_precision, teacher_recall, teacher_f1)
         rows.append(row)
     return rows
@@ -190,13 +192,13 @@ class ReadExamples:
     cut: frozenset[int] | None = None
 
     @classmethod
-    def of(cls, record: Mapping[str, object] | None) -> ReadExamples:
+    def of(cls, record: Mapping[str, Any] | None) -> ReadExamples:
         """Return what :meth:`plain` made; a run of an earlier version kept nothing."""
         if not record:
             return cls({})
-        texts = {int(key): str(text) for key, text in dict(record["texts"]).items()}  # type: ignore[call-overload]
+        texts = {int(key): str(text) for key, text in record["texts"].items()}
         cut = record.get("cut")
-        return cls(texts, None if cut is None else frozenset(cut))  # type: ignore[call-overload]
+        return cls(texts, None if cut is None else frozenset(cut))
 
     def joined(self, later: ReadExamples) -> ReadExamples:
         """Return the examples of two evaluations."""

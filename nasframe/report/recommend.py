@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nasframe.measures import sign_of
 from nasframe.records import MetricFormat
 from nasframe.report import tables
 from nasframe.report.format import PLAIN_COST, cost_heading, in_column_order, titled
@@ -50,9 +51,9 @@ def _sentence(report: RunReport, model: ModelRow) -> str:
         text += f" It has {savings}."
     if model.over_budget:
         text += f" It is over its budget by its final costs: {model.over_budget}."
-    if model.gain_over_baseline is not None and model.gain_over_baseline < 0:
+    if model.gain_over_baseline is not None and sign_of(form) * model.gain_over_baseline < 0:
         gap = tables.difference(form, model.gain_over_baseline)
-        text += f" The baseline of its budget scores higher ({gap} for {model.name}), so consider that one."
+        text += f" The baseline of its budget scores better ({gap} for {model.name}), so consider that one."
     return text
 
 
@@ -66,20 +67,32 @@ def against_teacher(form: MetricFormat, gain: float, interval: Measure | None) -
     >>> against_teacher(MetricFormat(), 0.0, None)
     "the same as the teacher's"
     """
-    size = tables.difference(form, abs(gain)).removeprefix("+")
-    unit = f"{size} points" if form.percent else size
-    if gain == 0:
-        text = "the same as the teacher's"
-    elif gain < 0:
-        text = f"{unit} below the teacher"
-    else:
-        text = f"{unit} above the teacher"
+    text = beside_teacher(form, gain)
     if interval is None:
         return text
     ends = f"95 % interval {tables.difference(form, interval.low)} to {tables.difference(form, interval.high)}"
     if interval.low <= 0 <= interval.high and gain != 0:
         ends += ", which includes no difference"
     return f"{text} ({ends})"
+
+
+def beside_teacher(form: MetricFormat, gain: float) -> str:
+    """Write on which side of its teacher's a score lies, and how far; of a metric to minimise, what that means.
+
+    >>> beside_teacher(MetricFormat(percent=True), 0.004)
+    '0.4 points above the teacher'
+    >>> beside_teacher(MetricFormat(higher_is_better=False), 0.52)
+    '0.520 worse than the teacher'
+    """
+    if gain == 0:
+        return "the same as the teacher's"
+    size = tables.difference(form, abs(gain)).removeprefix("+")
+    if form.percent:
+        size += " points"
+    if form.higher_is_better:
+        return f"{size} below the teacher" if gain < 0 else f"{size} above the teacher"
+    # "Above" would sound like praise.
+    return f"{size} better than the teacher" if gain < 0 else f"{size} worse than the teacher"
 
 
 def saved(report: RunReport, model: ModelRow, teacher: ModelRow | None) -> str:

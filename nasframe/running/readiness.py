@@ -154,9 +154,9 @@ def _check_export(inputs: RunInputs, stage: PlannedStage, extraction: PlannedSta
         return
     space = space_of(inputs, extraction)
     net = net_of(inputs, extraction, space)
-    (arch,) = drawn(space.domain, 1)[:1]
+    model = space.extract(net, drawn(space.domain, 1)[0])
     try:
-        validate(space.extract(net, arch))
+        validate(model)
     except UsageError as error:
         raise UsageError(f"stages.{stage.name}.mode: {error}") from error
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nasframe.declarations import TEACHER
+from nasframe.folders import model_folder, predictions_file
 from nasframe.interfaces import ReadableTask
 from nasframe.report.predictions import Predictions, ReadExamples, notable, predictions_of, read_predictions
-from nasframe.stages.model_store import folder_of, predictions_file
 
 if TYPE_CHECKING:
     from nasframe.interfaces import Task
     from nasframe.stages.session import StageSession
 
-TEACHER = "teacher"
 LONGEST = 600
 """Letters of a text that a run keeps."""
 
@@ -51,7 +51,7 @@ def _teacher(stage: StageSession, predictions: Mapping[str, Mapping[str, Sequenc
     """Return the teacher's predictions, of this stage or of an earlier one."""
     if TEACHER in predictions:
         return predictions_of(predictions[TEACHER])
-    return read_predictions(folder_of(stage.store.directory, TEACHER) / predictions_file("dev"))
+    return read_predictions(model_folder(stage.store.directory, TEACHER) / predictions_file("dev"))
 
 
 def _shortened(text: str) -> str:

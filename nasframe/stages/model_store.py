@@ -6,13 +6,12 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe import families, registry
 from nasframe.digests import files_below, fresh_digest
 from nasframe.errors import UsageError
-from nasframe.folders import model_folder, shared_folder
+from nasframe.folders import model_folder, predictions_file, shared_folder
 from nasframe.processes import leader
 from nasframe.stages.reference import renew_expected
 from nasframe.storage import writing
@@ -26,22 +25,6 @@ if TYPE_CHECKING:
     from nasframe.stages.session import StageSession
 
 
-def folder_of(run: Path, name: str) -> Path:
-    """Return the folder of a model.
-
-    Args:
-        run: the run directory.
-        name: the model's name.
-
-    Raises:
-        UsageError: the name, which a plugin may have chosen, leads out of the run's ``models``.
-
-    >>> folder_of(Path("run"), "best@50%").as_posix()
-    'run/models/best-50'
-    """
-    return model_folder(run, name)
-
-
 @contextmanager
 def recording_files(stage: StageSession, *names: str) -> Iterator[None]:
     """Keep digests of the files that the block writes for some models, so that a resume can find damage."""
@@ -50,20 +33,32 @@ def recording_files(stage: StageSession, *names: str) -> Iterator[None]:
         stage.store.put_files(name, None)
     yield
     for name in names:
-        folder = folder_of(stage.store.directory, name)
+        folder = model_folder(stage.store.directory, name)
         digests = {inside: fresh_digest(file) for inside, file in files_below(folder)}
         stage.store.put_files(name, digests)
 
 
 def save(stage: StageSession, name: str, net: nn.Module, tokenizer: Any) -> None:
     """Write a network to ``models/<name>``, as a Hugging Face directory that loads as it is."""
+    describe(stage, name, net)
+    _write(stage, name, net, tokenizer, card_facts(stage, [name]))
+
+
+def _write(stage: StageSession, name: str, net: nn.Module, tokenizer: Any, cards: Mapping[str, Any]) -> None:
+    """Write a model whose shape is in the database already.
+
+    Args:
+        stage: the stage that writes it.
+        name: the model's name.
+        net: the network.
+        tokenizer: its tokenizer, or ``None``.
+        cards: as :func:`card_facts` returns them.
+    """
     from nasframe.export import write as export
 
-    describe(stage, name, net)
-    folder = folder_of(stage.store.directory, name)
+    folder = model_folder(stage.store.directory, name)
     with recording_files(stage, name):
-        facts = export.card_of(card_facts(stage, [name]), name)
-        export.write(net, tokenizer, folder, mode="auto", card=facts, replace=True)
+        export.write(net, tokenizer, folder, mode="auto", card=export.card_of(cards, name), replace=True)
     keep_path(stage, name)
 
 
@@ -77,17 +72,24 @@ def save_searched(stage: StageSession, net: nn.Module | None, work: Work) -> Non
     # The model can give its own tokenizer at any time, but not one with a smaller vocabulary.
     tokenizer = None if work.vocabulary is None else work.tokenizer
     name = kept_net(stage.planned)
-    folder = folder_of(stage.store.directory, name)
+    folder = model_folder(stage.store.directory, name)
     with recording_files(stage, name):
         export.write(net, tokenizer, folder, mode="auto", replace=True)
 
 
 def keep_models(stage: StageSession, work: Work) -> None:
     """Write the extracted models that no stage has written, unverified, as networks that a stage saves are."""
+    unwritten = []
     for name, net in work.models.items():
         is_extracted = name in work.archs
         if is_extracted and not stage.store.model(name).get("path"):
-            save(stage, name, net, work.tokenizer)
+            unwritten.append(name)
+            describe(stage, name, net)
+    if not unwritten:
+        return
+    cards = card_facts(stage, unwritten)  # for all at once: it reads the whole run and resamples its examples
+    for name in unwritten:
+        _write(stage, name, work.models[name], work.tokenizer, cards)
 
 
 def renew(stage: StageSession, name: str, net: nn.Module, work: Work) -> None:
@@ -129,7 +131,7 @@ def _refuse_shared_folder(stage: StageSession, name: str) -> None:
 def keep_path(stage: StageSession, name: str) -> None:
     """Keep that a model has been written to its folder."""
     run = stage.store.directory
-    stage.store.put_model(name, path=folder_of(run, name).relative_to(run).as_posix())
+    stage.store.put_model(name, path=model_folder(run, name).relative_to(run).as_posix())
 
 
 def add_metrics(stage: StageSession, name: str, split: str, metrics: Mapping[str, float]) -> None:
@@ -139,15 +141,9 @@ def add_metrics(stage: StageSession, name: str, split: str, metrics: Mapping[str
     stage.store.put_model(name, metrics=by_split)
 
 
-def predictions_file(split: str) -> str:
-    """Name the file of a model's predictions on a split, in the model's folder."""
-    # "dev" is what reports read, and comparisons by default, so its file has the plain name.
-    return "predictions.csv" if split == "dev" else f"predictions-{split}.csv"
-
-
 def write_predictions(stage: StageSession, name: str, split: str, columns: Mapping[str, Sequence[Any]]) -> None:
     """Write a model's predictions, one row an example, to a CSV file in its folder."""
-    folder = folder_of(stage.store.directory, name)
+    folder = model_folder(stage.store.directory, name)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     text = io.StringIO(newline="")

@@ -25,6 +25,7 @@ from nasframe.declarations import (
     matching,
 )
 from nasframe.errors import RunError
+from nasframe.folders import model_folder
 from nasframe.interfaces import CURRENT, Origin, Work, written_arch
 from nasframe.measures import PRIMARY, named_objectives
 from nasframe.options import Option, options_of
@@ -496,7 +497,7 @@ def export(
 
     extracted = [name for name in work.archs if name in work.models]  # others were saved when they were trained
     chosen = choose.models(work.models, models or extracted)
-    folders = {name: model_store.folder_of(stage.store.directory, name) for name in chosen}
+    folders = {name: model_folder(stage.store.directory, name) for name in chosen}
     expected = {name: expected_outputs(stage, name, net, work) for name, net in chosen.items()}
     with stage.progress.bar(stage.name) as advance, model_store.recording_files(stage, *chosen):
         advance(0, len(chosen), "")

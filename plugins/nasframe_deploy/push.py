@@ -65,7 +65,6 @@ def push(directory: Path, repo: str, public: bool = False) -> str:
         url = api.create_repo(repo, private=not public, exist_ok=True)
         api.upload_folder(repo_id=url.repo_id, folder_path=directory, commit_message="Upload model")
     except (HfHubHTTPError, OSError) as error:
-        raise RunError(
-            f"{repo}: not pushed: {error}\nThe model lies in {directory}; try again, or push it by hand."
-        ) from (error)
+        advice = f"The model lies in {directory}; try again, or push it by hand."
+        raise RunError(f"{repo}: not pushed: {error}\n{advice}") from error
     return str(url)

@@ -6,10 +6,13 @@ report recommends. Each is written by an exporter and verified in a fresh proces
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,13 +239,14 @@ def _of_run(place: Path, models: Sequence[str]) -> list[Choice]:
 
 def _of_study(place: Path, models: Sequence[str]) -> list[Choice]:
     """Choose among the recommended models of a study, or among all models of all its runs."""
-    recommended = _recommended(place)
     by_name = [name for name in models if "/" not in name]
     by_label = [name for name in models if "/" in name]
-    chosen = recommended
-    if models:
-        names = _matching(place, [choice.model for choice in recommended], by_name) if by_name else []
-        chosen = [choice for choice in recommended if choice.model in names]
+    chosen = []
+    if by_name or not models:  # labels alone need no comparison
+        chosen = _recommended(place)
+    if by_name:
+        names = _matching(place, [choice.model for choice in chosen], by_name)
+        chosen = [choice for choice in chosen if choice.model in names]
     if by_label:
         every = _every_model(place)
         known = {choice.label for choice in chosen}
@@ -284,7 +288,7 @@ def _every_model(place: Path) -> dict[str, Choice]:
         store.close()
         for name in names:
             label = _label(run.run, name)
-            choices[label] = Choice(label, directory, name, folder_name(label.replace("/", "-")))
+            choices[label] = Choice(label, directory, name, _folder_of_label(label))
     return choices
 
 
@@ -299,16 +303,17 @@ def _label(run: str, model: str) -> str:
 
 def _distinct_folders(choices: Sequence[Choice]) -> list[Choice]:
     """Return choices whose folders differ: two models of one name get the names of their runs as well."""
-    counts: dict[str, int] = {}
-    for choice in choices:
-        counts[choice.folder] = counts.get(choice.folder, 0) + 1
+    counts = Counter(choice.folder for choice in choices)
     distinct = []
     for choice in choices:
-        folder = choice.folder
-        if counts[folder] > 1:
-            folder = folder_name(choice.label.replace("/", "-"))
-        distinct.append(Choice(choice.label, choice.run, choice.model, folder, choice.why))
+        if counts[choice.folder] > 1:
+            choice = dataclasses.replace(choice, folder=_folder_of_label(choice.label))
+        distinct.append(choice)
     return distinct
+
+
+def _folder_of_label(label: str) -> str:
+    return folder_name(label.replace("/", "-"))
 
 
 def _matching(place: Path, names: Sequence[str], patterns: Sequence[str]) -> list[str]:
@@ -341,7 +346,6 @@ class _OpenRun:
 
         self.directory = directory
         self.models: KeptModels = KeptModels(directory)
-        self._report: RunReport | None = None
 
     def __enter__(self) -> _OpenRun:
         self.models.__enter__()
@@ -350,15 +354,19 @@ class _OpenRun:
     def __exit__(self, *error: Any) -> None:
         self.models.__exit__(*error)
 
+    @cached_property
+    def report(self) -> RunReport:
+        """The run's report, read when it is first asked for."""
+        from nasframe.report.read import read_run
+
+        return read_run(self.directory)
+
     def card(self, name: str) -> dict[str, Any]:
         """Return the facts for a model's card."""
         from nasframe.report.card_facts import card_facts
-        from nasframe.report.read import read_run
 
-        if self._report is None:
-            self._report = read_run(self.directory)
         store = self.models.store
-        facts = card_facts(self._report, [name])[name]
+        facts = card_facts(self.report, [name])[name]
         plan = self.models.plan
         run = {"model": plan.model, "task": plan.task, "data": store.get("data"), "base": store.get("base_model")}
         return run | facts
@@ -391,6 +399,4 @@ class _OpenRun:
 
 def as_json(written: Sequence[WrittenModel]) -> str:
     """Return what was written as JSON."""
-    from dataclasses import asdict
-
-    return json.dumps([asdict(model) for model in written], indent=1)
+    return json.dumps([dataclasses.asdict(model) for model in written], indent=1)

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nasframe.folders import model_folder
+from nasframe.folders import model_folder, predictions_file
 from nasframe.measures import objective_in, sign_of
 from nasframe.records import CostFormat, plus
 from nasframe.report.example_stats import are_whole, metric_difference
 from nasframe.report.format import PLAIN_COST
 from nasframe.report.read import AXES
 from nasframe.search.pareto import hypervolume
-from nasframe.stages.model_store import predictions_file
 from nasframe_studies import stats
 from nasframe_studies.grouping import distinct_by
 from nasframe_studies.pairs import MORE_IS_BETTER, Directions, direction_of, relative_costs, tables

@@ -14,6 +14,7 @@ import numpy as np
 from nasframe.measures import sign_of
 from nasframe.records import MetricFormat
 from nasframe.report import tables as report_tables
+from nasframe.report.recommend import beside_teacher
 from nasframe_studies import stats
 from nasframe_studies.pairs import MEAN
 from nasframe_studies.records import ArmScores, Comparison, PairTable, Shipped
@@ -41,7 +42,7 @@ def recommendations(comparison: Comparison, compared: pd.DataFrame, teachers: pd
             continue
         rows = compared[(compared["task"] == table.task) & (compared["slot"] == table.model)]
         own = rows[rows["arm"] == best.arm]
-        model = _best_seed(own)
+        model = _best_seed(own, best.over_budget)
         text = _sentence(comparison, table, best, own, teachers, model)
         chosen.append(
             Shipped(
@@ -59,20 +60,27 @@ def recommendations(comparison: Comparison, compared: pd.DataFrame, teachers: pd
 
 def _best_arm(table: PairTable, form: MetricFormat) -> ArmScores | None:
     """Return the arm with the best mean; arms that are over the budget in some run count only if all are."""
+    return max(_candidates(table), key=lambda row: sign_of(form) * row.mean, default=None)
+
+
+def _candidates(table: PairTable) -> list[ArmScores]:
     within = [row for row in table.arms if not row.over_budget]
-    candidates = within or list(table.arms)
-    return max(candidates, key=lambda row: sign_of(form) * row.mean, default=None)
+    return within or list(table.arms)
 
 
-def _best_seed(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the row of the seed that scored best on ``select``; the first seed if no scores are known."""
+def _best_seed(rows: pd.DataFrame, over_budget: Sequence[int]) -> dict[str, Any]:
+    """Return the row of the seed that scored best on ``select``, of those within the budget if there are any.
+
+    If no scores are known, it is the first seed.
+    """
     records: list[dict[str, Any]] = [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
 
     def score(row: dict[str, Any]) -> float:
         value = row.get("select_score")
         return -np.inf if value is None or np.isnan(value) else float(value)
 
-    return max(records, key=score)
+    within = [row for row in records if int(row["seed"]) not in over_budget]
+    return max(within or records, key=score)
 
 
 def _sentence(
@@ -89,21 +97,23 @@ def _sentence(
     seeds = "1 seed" if best.n == 1 else f"{best.n} seeds"
     unit = " %" if form.percent else ""
     title = "best" if form.higher_is_better else "best (lowest)"
+    candidates = _candidates(table)
+    among = " of the arms within the budget" if len(candidates) < len(table.arms) else ""
     text = (
         f"For {table.model}{place}, ship {model['model']} of {best.arm}, seed {model['seed']}: {best.arm} has the"
-        f" {title} {comparison.split} {table.metric}, {mean_and_sd(form, best.mean, best.sd)}{unit} over {seeds}"
+        f" {title} {comparison.split} {table.metric}{among}, {mean_and_sd(form, best.mean, best.sd)}{unit} over {seeds}"
     )
     loss = _against_teachers(form, rows, teachers)
     if loss:
         text += f", {loss}"
     text += "."
-    runner_up = _runner_up(table, best, form)
+    runner_up = _runner_up(candidates, best, form)
     if runner_up is not None:
         name, resolved = runner_up
         if not resolved:
             text += f" Its lead over {name} is not resolved, so {name} may be as good."
     if best.over_budget:
-        text += " Every arm is over this budget in some run; this one too."
+        text += " Every arm is over this budget in some run."
     return text
 
 
@@ -114,21 +124,16 @@ def _against_teachers(form: MetricFormat, rows: pd.DataFrame, teachers: pd.DataF
     if pairs.empty:
         return ""
     gap = stats.paired(pairs["score"].astype(float).tolist(), pairs["score_of_teacher"].astype(float).tolist())
-    size = report_tables.difference(form, abs(gap.mean)).removeprefix("+")
-    side = "below" if gap.mean < 0 else "above"
-    points = " points" if form.percent else ""
-    text = f"{size}{points} {side} the teacher"
-    if gap.mean == 0:
-        text = "the same as the teacher's"
+    text = beside_teacher(form, gap.mean)
     if gap.t_low is not None and gap.t_high is not None:
         ends = f"{report_tables.difference(form, gap.t_low)} to {report_tables.difference(form, gap.t_high)}"
         text += f" (95 % interval over seeds {ends})"
     return text
 
 
-def _runner_up(table: PairTable, best: ArmScores, form: MetricFormat) -> tuple[str, bool] | None:
+def _runner_up(candidates: Sequence[ArmScores], best: ArmScores, form: MetricFormat) -> tuple[str, bool] | None:
     """Return the arm with the second best mean, and whether the best one is resolved from it, seed by seed."""
-    others = [row for row in table.arms if row.arm != best.arm]
+    others = [row for row in candidates if row.arm != best.arm]
     if not others:
         return None
     second = max(others, key=lambda row: sign_of(form) * row.mean)

@@ -50,6 +50,13 @@ def test_the_hub_reads_values_base_and_licence():
     assert (result.dataset_type, result.dataset_name) == ("reviews", "reviews.csv")
 
 
+def test_the_hub_reads_a_metric_of_which_less_is_better():
+    formats = {name: asdict(MetricFormat(higher_is_better=False)) for name in ("perplexity", "loss")}
+    card = {"metrics": {"perplexity": 7.5, "loss": 2.0}, "data": {"metrics": formats}}
+    (result,) = ModelCard(text_of(card)).data.eval_results
+    assert (result.metric_type, result.metric_value) == ("perplexity", 7.5)
+
+
 def test_people_read_the_loss_against_the_teacher_costs_and_limits():
     text = text_of(CARD)
     assert "# best@50%" in text

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasframe.errors import RecipeError, UsageError
+from nasframe.folders import model_folder
 from nasframe.recipe.names import name_fault
 from nasframe.recipe.resolve import check_recipe
-from nasframe.stages import model_store
 from nasframe_deploy.request import read_request
 from nasframe_studies.file import load_study
 
@@ -72,7 +72,7 @@ def test_a_name_without_fault_is_one_part_of_a_path(name):
 @pytest.mark.parametrize("name", ["../up", "a/b", "..", ""])
 def test_a_name_that_a_plugin_gives_does_not_either(name):
     with pytest.raises(UsageError, match="cannot name a model's folder"):
-        model_store.folder_of(Path("run"), name)
+        model_folder(Path("run"), name)
 
 
 # ---- units

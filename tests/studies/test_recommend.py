@@ -59,9 +59,15 @@ def test_an_arm_over_its_budget_is_not_recommended_if_another_is_within(home, fr
     changed.loc[own, "over_budget"] = "12.4 ms > 12 ms"
     chosen = shipped(home, changed)
     assert (chosen["50%"].arm, chosen["30%"].arm) == ("random", "sng")
+    assert "accuracy of the arms within the budget, " in chosen["50%"].text
+    assert "Its lead over" not in chosen["50%"].text  # nobody may ship the only other arm
     both = changed.copy()
     both.loc[(frame["budget"] == "50%"), "over_budget"] = "12.4 ms > 12 ms"
     assert "over this budget in some run" in shipped(home, both)["50%"].text
+    for seed in (0, 1, 2):  # of such an arm a run that is within the budget, if there is one
+        one = both.copy()
+        one.loc[(frame["budget"] == "50%") & (frame["seed"] == seed), "over_budget"] = None
+        assert shipped(home, one)["50%"].seed == seed
 
 
 def test_a_lead_that_is_not_resolved_is_no_lead(home, frame):
