@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 
 from nasframe import registry
 from nasframe.errors import NasframeError
-from nasframe.interfaces import member
+from nasframe.interfaces import TaskFactoryTraits, TransformTraits, member, traits_of
+from nasframe.records import canonical_json
 
 COSTS = ("params", "backbone_params", "encoder_params", "macs", "size", "latency")
 """Costs that ``evaluate`` estimates unless it names others."""
@@ -23,6 +24,9 @@ TEACHER = "teacher"
 """The name under which ``load`` saves the recipe's teacher, unless the stage names another."""
 LOADED_ON = ("select", "dev")
 """Splits on which ``load`` measures the teacher."""
+
+WITH_OWN_TASK = ("train", "transform", "search", "extract")
+"""Verbs whose stages may name a task of their own; all others mean the recipe's."""
 
 Names = tuple[str, ...]
 Budgets: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -55,11 +59,30 @@ class KnownNames:
         models: of networks, saved or extracted.
         archs: of architectures.
         extracted: of extracted models alone.
+        head: the head that the recipe's task needs, as :func:`head_of` names it.
+        heads: model → the head that it has; one that is not listed has the head of the recipe's task.
+        current: the head of the network that the next stage begins with; empty for that of the recipe's task.
     """
 
     models: frozenset[str] = frozenset()
     archs: frozenset[str] = frozenset()
     extracted: frozenset[str] = frozenset()
+    head: str = ""
+    heads: Mapping[str, str] = field(default_factory=dict)
+    current: str = ""
+
+    def head_of_model(self, name: str) -> str:
+        """Return the head that a saved network has."""
+        return self.heads.get(name, self.head)
+
+    def head_of_stage(self, options: Mapping[str, Any]) -> str:
+        """Return the head that a stage's task needs: its own task's, or else the recipe's."""
+        return head_of(options.get("task")) or self.head
+
+    def of_stage(self, options: Mapping[str, Any]) -> list[str]:
+        """Name the networks with the head that a stage's task needs, in alphabetical order."""
+        head = self.head_of_stage(options)
+        return [name for name in sorted(self.models) if self.head_of_model(name) == head]
 
     def after(self, outcome: Outcome) -> KnownNames:
         """Return the names that are known after one more stage."""
@@ -69,7 +92,30 @@ class KnownNames:
         # Verbs that replace the network save the current one; all others that save make models beside it.
         if not declaration_of(outcome.stage.verb).replaces_net:
             extracted = extracted.union(outcome.saves)
-        return KnownNames(models, archs, extracted)
+        return KnownNames(models, archs, extracted, self.head, self._heads_after(outcome), self._current_after(outcome))
+
+    def _heads_after(self, outcome: Outcome) -> dict[str, str]:
+        """Return the heads of models after one more stage."""
+        options = outcome.stage.options
+        head = self.head_of_stage(options)
+        heads = dict(self.heads)
+        heads.update(dict.fromkeys(outcome.saves, head))
+        if gives_head(outcome.stage.verb, options):
+            named = matching(sorted(self.models), options.get("models") or ())
+            heads.update(dict.fromkeys(named, head))
+        return heads
+
+    def _current_after(self, outcome: Outcome) -> str:
+        """Return the head of the network that the stage after one more stage begins with."""
+        stage = outcome.stage
+        if declaration_of(stage.verb).replaces_net and not works_on_models(stage.verb, stage.options):
+            return self.head_of_stage(stage.options)
+        start = stage.options.get("from")
+        if start is None:
+            return self.current or self.head
+        if start in ("pretrained", "random"):
+            return self.head_of_stage(stage.options)
+        return self.head_of_model(start)
 
 
 @dataclass(frozen=True)
@@ -187,7 +233,8 @@ class Evaluate(Declaration):
 
     def measures(self, stage: Stage, known: KnownNames) -> Mapping[str, Names]:
         """Name the chosen models, on the stage's only split."""
-        candidates = sorted(known.models) or [stage.name]  # the current network is measured under the stage's name
+        # The current network is measured under the stage's name. Networks with another task's head cannot be measured.
+        candidates = known.of_stage({}) or [stage.name]
         split = stage.options.get("split", "dev")
         return {split: matching(candidates, stage.options.get("models"))}
 
@@ -230,11 +277,65 @@ def outcomes(recipe: Mapping[str, Any]) -> Iterator[Outcome]:
     search ('best@50%',) ()
     extract () ('best@50%',)
     """
-    known = KnownNames()
+    known = names_at_start(recipe)
     for stage in stages_of(recipe):
         outcome = outcome_of(stage, known)
         known = known.after(outcome)
         yield outcome
+
+
+def names_at_start(recipe: Mapping[str, Any]) -> KnownNames:
+    """Return what is known before the first stage of a recipe: no names, and the head that its task needs."""
+    return KnownNames(head=head_of(recipe.get("task")))
+
+
+def known_before(recipe: Mapping[str, Any], stage: str) -> KnownNames:
+    """Return the names that are known when a stage of a resolved recipe begins."""
+    known = names_at_start(recipe)
+    for outcome in outcomes(recipe):
+        if outcome.stage.name == stage:
+            break
+        known = known.after(outcome)
+    return known
+
+
+def head_of(task: Any) -> str:
+    """Name the head that a task needs, empty if the task is not known. Networks can share tasks with equal heads.
+
+    A head for classes belongs to one task alone, since its outputs mean that task's classes. All other heads, as those
+    that predict tokens, are the same whatever the data are.
+
+    >>> head_of({"use": "causal_lm", "train": "notes.txt"})
+    'AutoModelForCausalLM'
+    """
+    if not task:
+        return ""
+    try:
+        name, options = registry.use_of(task)
+        factory = registry.find("task", name).load()
+    except NasframeError:  # reported where the task stands
+        return ""
+    auto_class = traits_of(TaskFactoryTraits, factory).auto_class
+    if auto_class.endswith("Classification"):
+        return canonical_json({"use": name, **options})
+    return auto_class
+
+
+def works_on_models(verb: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether a stage changes models that it names one by one, and leaves the current network as it is."""
+    return verb in ("train", "transform") and options.get("models") is not None
+
+
+def gives_head(verb: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether a stage gives networks the head that its task needs, as the transform ``new_head`` does."""
+    if verb != "transform":
+        return False
+    try:
+        name, _ = registry.use_of(options.get("use"))
+        factory = registry.find("transform", name).load()
+    except NasframeError:  # reported where the transform stands
+        return False
+    return traits_of(TransformTraits, factory).gives_head
 
 
 def measured_models(recipe: Mapping[str, Any]) -> dict[str, set[str]]:

@@ -12,11 +12,13 @@ name              what
 ``seed``          samplers, tasks, transforms: an integer made from the run's seed and the stage
 ``costs``         samplers: a function from a list of archs to an array ``(archs, costs)`` of those counted
                   costs that the budgets, constraints and objectives name, or else of ``params``
+``tables``        samplers: a function from the name of a cost to its :class:`~nasframe.records.CostTable`, or ``None`` if
+                  the cost is not among the recipe's or is no sum over choices
 ``config``        spaces, tasks: the Hugging Face configuration of the network; before a run, spaces get an
                   :class:`~nasframe.outline.Outline` if they say ``sizes_suffice = True``; tasks get ``None`` if the
                   model has no ``skeleton``
-``auto_class``    models: the name of the auto class of transformers whose networks have the head that the recipe's task
-                  needs (:class:`TaskFactoryTraits`)
+``auto_class``    models, transforms: the name of the auto class of transformers whose networks have the head that the
+                  task needs (:class:`TaskFactoryTraits`)
 ``tokenizer``     tasks: the tokenizer of the network
 ``base``          tasks, models: the recipe's folder, against which a relative ``path`` is read
 ``space``         tasks: the space, in a recipe without a model
@@ -710,6 +712,40 @@ class FormatSpace(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A part of networks that is counted or measured by itself.
+
+    Args:
+        module: the part, with or without values.
+        inputs: from the inputs of a batch (name → tensor) to the arguments of the module's forward, on the batch's
+            device; ``None`` for a part that only has parameters.
+    """
+
+    module: nn.Module
+    inputs: Callable[[Mapping[str, torch.Tensor]], Sequence[Any]] | None
+
+
+@runtime_checkable
+class PiecewiseSpace(Protocol):
+    """A space whose networks are made of pieces, so that every additive cost of them is a sum over pieces.
+
+    ``params``, ``size`` and ``macs`` count each piece once, and the table of all architectures follows from that.
+    """
+
+    def pieces(self, net: nn.Module) -> Mapping[str, Piece]:
+        """Return all pieces that networks of the space are made of, by name."""
+        ...
+
+    def priced(self, prices: Mapping[str, float]) -> CostTable:
+        """Return the cost of every choice.
+
+        Args:
+            prices: name of a piece → its cost, of all pieces.
+        """
+        ...
+
+
 def sizes_of(space: Any, arch: Arch | None) -> Arch | None:
     """Return the sizes (layers, heads, neurons) of an architecture, or the architecture if the space has no sizes."""
     if arch is None or not isinstance(space, SizedSpace):
@@ -736,11 +772,14 @@ class SamplerTraits:
     """What a sampler says about itself in attributes.
 
     Args:
+        from_tables: true for a sampler that computes its proposals from additive tables alone, so that its first one is
+            its best. A deployment of a search with such a sampler asks it again for a new budget, for one architecture.
         penalty: how a search with ``violation: {penalise: ...}`` lowers a negative score: ``monotone`` lowers it
             further; ``published`` multiplies it by the factor of YOCO-BERT, which raises it.
     """
 
     penalty: Literal["monotone", "published"] = "monotone"
+    from_tables: bool = False
 
 
 @runtime_checkable
@@ -778,6 +817,15 @@ class TrainerTraits:
     """
 
     returns_arch: bool = True
+
+
+@runtime_checkable
+class PlannedTrainer(Protocol):
+    """A trainer that checks its stage before any work."""
+
+    def validate(self, job: TrainJob) -> None:
+        """Raise ``UsageError`` for a stage that cannot work; ``job`` is as for :class:`PlannedModifier`."""
+        ...
 
 
 # ---- optional members of estimators
@@ -903,10 +951,13 @@ class TransformTraits:
         reshapes: false promises that all sizes, and so all costs, stay the same: budgets after the transform are then
             checked before the run begins.
         keeps_function: true promises that the outputs stay the same, which the conformance kit checks.
+        gives_head: true for a transform that gives networks the head that the stage's task needs: those that its option
+            ``models`` names, or else the current one. They may have had another task's before.
     """
 
     reshapes: bool = True
     keeps_function: bool = False
+    gives_head: bool = False
 
 
 @runtime_checkable
@@ -1056,6 +1107,23 @@ class ModelTraits:
     """
 
     hub_id: str | None = None
+
+
+@runtime_checkable
+class RetaskableNetwork(Protocol):
+    """A network of one's own that can have the head of another task, which the transform ``new_head`` gives it."""
+
+    def for_task(self, auto_class: str, labels: Sequence[str] | None) -> nn.Module:
+        """Return a network with a copy of this one's body and a new head.
+
+        Args:
+            auto_class: the auto class of transformers whose networks have the head, as a task's factory names it.
+            labels: the task's classes; ``None`` for regression and for tasks that predict tokens.
+
+        Raises:
+            UsageError: it cannot have such a head.
+        """
+        ...
 
 
 @runtime_checkable
@@ -1227,9 +1295,9 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
         JoinableDomain,
         EncodedDomain,
     ),
-    "space": (SpaceTraits, SizedSpace, WritableSpace, FormatSpace),
+    "space": (SpaceTraits, SizedSpace, WritableSpace, FormatSpace, PiecewiseSpace),
     "sampler": (SamplerTraits, StartedSampler),
-    "trainer": (TrainerTraits,),
+    "trainer": (TrainerTraits, PlannedTrainer),
     "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
     "modifier": (PlannedModifier,),
     "transform": (TransformTraits, PlannedTransform),

@@ -30,6 +30,7 @@ INJECTED = frozenset(
         "domain",
         "seed",
         "costs",
+        "tables",
         "config",
         "tokenizer",
         "base",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from nasframe.declarations import (
     budgeted_costs,
     budgets_of,
     declaration_of,
+    known_before,
     matching,
 )
 from nasframe.interfaces import TransformTraits, traits_of
@@ -28,7 +29,7 @@ class PlannedStage:
     Args:
         name: unique in the plan.
         verb: which function of ``nasframe.stages.verbs`` runs it.
-        options: that function's keyword arguments, and ``from_`` and ``space`` if the recipe gives them.
+        options: that function's keyword arguments, and ``from_``, ``space`` and ``task`` if the recipe gives them.
     """
 
     name: str
@@ -95,6 +96,25 @@ def distils(stage: PlannedStage) -> bool:
     """Tell whether a training stage learns from a teacher, so that examples without labels are of use."""
     modifiers = stage.options.get("modifiers") or ()
     return stage.verb == "train" and any(asks_teacher(modifier) for modifier in modifiers)
+
+
+def own_task(stage: PlannedStage) -> dict[str, Any] | None:
+    """Return the task that a stage names for itself, with its options; ``None`` if it has the recipe's."""
+    task: dict[str, Any] | None = stage.options.get("task")
+    return task
+
+
+def models_of_task(plan: Plan, stage: PlannedStage, names: Iterable[str]) -> list[str]:
+    """Return those of some models that have the head which a stage's task needs, in their order.
+
+    Args:
+        plan: the plan.
+        stage: one of its stages.
+        names: the models that are there when it begins.
+    """
+    known = known_before(plan.recipe, stage.name)
+    head = known.head_of_stage({"task": own_task(stage)})
+    return [name for name in names if known.head_of_model(name) == head]
 
 
 def needs_space(verb: str, options: Mapping[str, Any]) -> bool:

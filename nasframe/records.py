@@ -122,16 +122,39 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class PairCosts:
+    """What two knobs cost together, beyond what each costs by itself: a map between two widths, for example.
+
+    The values of each knob fall into kinds, and the cost depends on the two kinds alone.
+
+    Args:
+        first: a knob.
+        second: another knob.
+        kinds: of each value of the first knob its kind, from 0, and of each value of the second, in the order of
+            ``domain.knobs``.
+        costs: ``costs[i][j]`` for kind ``i`` of the first knob and kind ``j`` of the second.
+    """
+
+    first: str
+    second: str
+    kinds: tuple[Sequence[int], Sequence[int]]
+    costs: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
 class CostTable:
     """An additive cost: ``base`` plus one entry for each knob that is present in the canonical architecture.
 
     Args:
         base: the cost of the parts that never change.
-        choices: knob → cost of each of its values, in the order of ``domain.knobs[knob]``.
+        choices: knob → cost of each of its values, in the order of ``domain.knobs[knob]``. A value whose cost is not
+            known has NaN.
+        pairs: costs of two knobs together, which are added if both knobs are present.
     """
 
     base: float
     choices: Mapping[str, Sequence[float]]
+    pairs: Sequence[PairCosts] = ()
 
 
 def sequence_length(inputs: Mapping[str, torch.Tensor]) -> int | None:
@@ -156,13 +179,18 @@ def is_sequence(tensor: torch.Tensor) -> bool:
     return tensor.ndim == 2 and str(tensor.dtype) in ("torch.int64", "torch.int32")
 
 
+IGNORED = -100
+"""The label of a token that does not count, as torch's losses have it: no loss, metric or distillation regards it."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """A mini-batch of one task.
 
     Args:
         inputs: the network's keyword inputs, whatever its task names them; the first dimension of each is the batch.
-        labels: ``(batch,)`` class indices, or floats for regression; ``(batch, length)`` if each token has one.
+        labels: ``(batch,)`` class indices, or floats for regression; ``(batch, length)`` if each token has one,
+            with :data:`IGNORED` for tokens that do not count.
         ids: ``(batch,)`` positions of the examples in their split, stable over epochs and runs.
     """
 

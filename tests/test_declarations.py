@@ -188,8 +188,9 @@ def test_a_dry_run_counts_the_models_that_are_measured():
         sizes = {f"written{number}": SIZES for number in range(models)}
         plan = nf.resolve(nf.load_recipe(toy([{"extract": {"archs": sizes}}, {"evaluate": {}}])))
         with plan.file_plugins():
-            work = RunInputs(plan).work
-        _, evaluation = describe_stages(plan, work, seconds_per_example=1.0, share=1.0)
+            inputs = RunInputs(plan)
+            work = inputs.work
+            _, evaluation = describe_stages(inputs, seconds_per_example=1.0, share=1.0)
         return evaluation["seconds"], work.task.sizes["dev"]
 
     one, examples = seconds(1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from nasframe.records import IGNORED
+
 
 def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """Return ``T² · KL(softmax(teacher / T) ‖ softmax(student / T))``, the mean over the batch.
@@ -27,6 +29,25 @@ def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
     log_q = functional.log_softmax(teacher.detach().float() / temperature, dim=-1).flatten(0, -2)
     divergence = functional.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
     return temperature**2 * divergence
+
+
+def counted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the logits at the positions that count, if labels leave some out; else all of them.
+
+    Args:
+        logits: ``(batch, length, classes)``, or of any other shape for tasks without a label for each token.
+        labels: the batch's; :data:`nasframe.records.IGNORED` marks a token that does not count.
+
+    Returns:
+        ``(positions, classes)``, or the logits as they are.
+
+    >>> counted(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.tensor([[-100, 1]]))
+    tensor([[3., 4.]])
+    """
+    if labels.shape != logits.shape[:-1] or labels.dtype.is_floating_point:
+        return logits
+    is_counted = labels != IGNORED
+    return logits if bool(is_counted.all()) else logits[is_counted]
 
 
 def soft_cross_entropy(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +68,48 @@ class Checker:
         self.metrics: Mapping[str, MetricFormat] | None = None
         """What the task measures, if its options tell."""
         self.task_is_wrong = False
+        self.own_tasks: dict[KeyPath, dict[str, Any]] = {}
+        """Tasks that stages name for themselves, by their places, checked by themselves alone."""
+
+    @contextmanager
+    def measuring(self, own_task: Mapping[str, Any] | None) -> Iterator[None]:
+        """Inside the block, know the metrics of a stage's own task in place of the recipe's.
+
+        Args:
+            own_task: with its options; ``None`` if the stage has the recipe's task, empty if its own has problems.
+        """
+        if own_task is None:
+            yield
+            return
+        metrics, is_wrong = self.metrics, self.task_is_wrong
+        self.task_is_wrong = not own_task
+        self.metrics = None
+        if own_task:
+            factory = registry.find("task", own_task["use"]).load()
+            self.metrics = possible_metrics(factory, own_task)
+        try:
+            yield
+        finally:
+            self.metrics, self.task_is_wrong = metrics, is_wrong
+
+    def has_problem(self, path: KeyPath) -> bool:
+        """Tell whether a problem was noted at a place or below it."""
+        shown = dotted(self._shown(path))
+        return any(problem.path == shown or problem.path.startswith(f"{shown}.") for problem in self.problems)
+
+    def _shown(self, path: Sequence[Any]) -> tuple[Any, ...]:
+        """Return a path with a stage's name in place of its number and verb, as an override would write it."""
+        shown = tuple(path)
+        is_in_stage = shown[:1] == ("stages",) and len(shown) > 1
+        if is_in_stage:  # ("stages", 0, "train", "epochs") is shown as stages.teacher.epochs
+            name = self.names[shown[1]]
+            shown = ("stages", name, *shown[3:])
+        return shown
 
     def problem(self, path: Sequence[Any], text: str) -> None:
         """Note a problem; a stage is shown by its name."""
-        shown = tuple(path)
-        is_in_stage = shown[:1] == ("stages",) and len(shown) > 1
-        # ("stages", 0, "train", "epochs") is shown as stages.teacher.epochs, the path that an override would use.
-        if is_in_stage:
-            name = self.names[shown[1]]
-            shown = ("stages", name, *shown[3:])
         place = str(self.recipe.place(path))
-        self.problems.append(Problem(place, dotted(shown), text))
+        self.problems.append(Problem(place, dotted(self._shown(path)), text))
 
     # ---- plugins and their options
 

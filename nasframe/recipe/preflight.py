@@ -24,7 +24,7 @@ from nasframe.interfaces import (
 )
 from nasframe.options import Fault
 from nasframe.outline import Outline, sizes_suffice
-from nasframe.plan import PlannedStage, distils, needs_space, same_shape, uses_supernet
+from nasframe.plan import PlannedStage, distils, needs_space, own_task, same_shape, uses_supernet
 from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.supernets import makes_supernet, supernet_faults
 from nasframe.recipe.yaml import KeyPath
@@ -76,6 +76,31 @@ def input_refusals(
     for name, use in estimators.items():
         if use:
             yield from _estimator_refusals(source, name, use)
+
+
+def own_task_refusals(model: Mapping[str, Any] | None, task: Mapping[str, Any], base: Path) -> Iterator[Fault]:
+    """Ask the recipe's model and the task of a single stage whether they go together.
+
+    Args:
+        model: the resolved ``use`` of the model; ``None`` if its options have problems.
+        task: that of the task.
+        base: the recipe's folder.
+
+    Yields:
+        Where in the task something does not fit, and why.
+    """
+    for option, text in _file_faults(task, base):
+        yield (option,), text
+    if model is None:
+        return
+    try:
+        source = _sound_model(model, task, base)
+    except NasframeError as error:
+        for _, text in _texts((), error):
+            yield (), text
+        return
+    for place, text in _task_refusals(source, task):
+        yield place[1:], text
 
 
 def _sound_model(model: Mapping[str, Any], task: Mapping[str, Any] | None, base: Path) -> Any:
@@ -294,19 +319,28 @@ def _file_refusals(plan: Plan) -> Iterator[Fault]:
     """Ask the task's factory, if it has ``on_files``, what does not fit the headers of the files that are at hand."""
     if not plan.task:
         return
-    entry = registry.find("task", plan.task["use"])
-    factory = entry.load()
-    if not isinstance(factory, FileCheckingTaskFactory):
-        return
     try:
-        with naming_plugins(f"{entry}: on_files"):
-            # As a list, because a generator would raise only after this block, where nobody names the plugin.
-            faults = list(factory.on_files(_options_of(plan.task), plan.base))
+        faults = _file_faults(plan.task, plan.base)
     except PluginError as error:
         yield (), str(error)
         return
     for option, text in faults:
         yield (option,), text
+
+
+def _file_faults(task: Mapping[str, Any], base: Path) -> list[tuple[str, str]]:
+    """Ask a task's factory, if it has ``on_files``, what does not fit the headers of files that are at hand.
+
+    Raises:
+        PluginError: the factory failed.
+    """
+    entry = registry.find("task", task["use"])
+    factory = entry.load()
+    if not isinstance(factory, FileCheckingTaskFactory):
+        return []
+    with naming_plugins(f"{entry}: on_files"):
+        # As a list, because a generator would raise only after this block, where nobody names the plugin.
+        return list(factory.on_files(_options_of(task), base))
 
 
 def _unlabelled_refusals(plan: Plan) -> Iterator[Fault]:
@@ -361,12 +395,28 @@ def _modifier_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator
         validate = member(modifier, "validate")
         if validate is not None:
             checks[number] = validate
-    if not checks:  # the job needs a network, which takes torch
+    trainer_check = _trainer_check(stage, inject)
+    if not checks and trainer_check is None:  # the job needs a network, which takes torch
         return
-    net = skeleton(plan) if sized else None
+    net = skeleton(plan, own_task(stage)) if sized else None
     job = planned_job(plan, stage, list(modifiers.values()), net)
     for number, validate in checks.items():
         yield from _refusal(("modifiers", number), "", validate, job)
+    if trainer_check is not None:
+        yield from _refusal(("trainer",), "", trainer_check, job)
+
+
+def _trainer_check(stage: PlannedStage, inject: Mapping[str, Any]) -> Callable[[TrainJob], None] | None:
+    """Return the method by which a stage's trainer refuses its stage, if it has one."""
+    use = stage.options.get("trainer")
+    if stage.verb != "train" or use is None:
+        return None
+    name, _ = registry.use_of(use)
+    # Asked of the class first: most trainers have none, and making one may take an import of torch.
+    if member(registry.find("trainer", name).load(), "validate") is None:
+        return None
+    check: Callable[[TrainJob], None] = registry.make("trainer", use, {**inject, "notify": _unheard}).validate
+    return check
 
 
 def _fit_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
@@ -440,13 +490,18 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
     )
 
 
-def skeleton(plan: Plan) -> nn.Module | None:
-    """Return the plan's network without values, or ``None`` if its sizes are not at hand."""
+def skeleton(plan: Plan, task: Mapping[str, Any] | None = None) -> nn.Module | None:
+    """Return the plan's network without values, or ``None`` if its sizes are not at hand.
+
+    Args:
+        plan: the plan.
+        task: the task that its head is for; default: the recipe's.
+    """
     if not plan.model:
         return None
     from nasframe.nn.elastic import stock_class
 
-    model = registry.make_model(plan.model, plan.task, {"base": plan.base})
+    model = registry.make_model(plan.model, task or plan.task, {"base": plan.base})
     if not isinstance(model, SkeletonModel):
         return None
     net = model.skeleton()

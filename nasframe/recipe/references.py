@@ -5,11 +5,12 @@ Each yields faults: where in the stage a name stands, and what is wrong with it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nasframe.declarations import KnownNames, Stage, declaration_of, matching
+from nasframe.declarations import WITH_OWN_TASK, KnownNames, Stage, declaration_of, gives_head, matching
 from nasframe.errors import listing, suggestion
 from nasframe.options import Fault
 from nasframe.plan import asks_teacher
@@ -49,6 +50,7 @@ def reference_faults(stage: CheckedStage, known: KnownNames, costs: Collection[s
     yield from arch_faults(stage, known)
     yield from model_faults(stage, known)
     yield from cost_faults(stage, costs)
+    yield from head_faults(stage, known)
 
 
 def start_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
@@ -105,6 +107,66 @@ def model_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
     is_of_verb = "models" in VERBS[stage.verb].options  # and not of a plugin that the stage uses
     if is_of_verb and patterns:
         yield from pattern_faults("models", patterns, known.models)
+
+
+def head_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
+    """The networks of a stage have the head that its task needs: its own task's, or else the recipe's."""
+    options = stage.options
+    if gives_head(stage.verb, options):
+        return
+    head = known.head_of_stage(options)
+    patterns = options.get("models")
+    if patterns is not None and isinstance(patterns, list):
+        yield from _model_head_faults(stage, known, patterns)
+    elif stage.verb in WITH_OWN_TASK or (stage.verb == "evaluate" and not known.models):
+        start = options.get("from")
+        if start in ALWAYS_THERE:
+            return
+        start_head = known.current or known.head
+        if isinstance(start, str):
+            start_head = known.head_of_model(start)
+        if start_head != head:
+            place = ("from",) if start is not None else ()
+            whose = f"network {start!r}" if start is not None else "the network that the stage begins with"
+            yield place, f"{whose} has the head of another task ({_task_name(start_head)}). {_EXPECTED_HEAD}"
+    for place, modifier in _modifiers(stage):
+        if asks_teacher(modifier):
+            yield from _teacher_head_faults((*place, "teacher"), modifier["teacher"], known, head)
+    if stage.verb == "search" and options.get("winner") == "agreement":
+        yield from _teacher_head_faults(("teacher",), options.get("teacher"), known, head)
+
+
+_EXPECTED_HEAD = (
+    "Expected 'from: pretrained', a network that was trained for this stage's task, 'task:' in the stage, or the "
+    "transform 'new_head' before it."
+)
+
+
+def _model_head_faults(stage: CheckedStage, known: KnownNames, patterns: Sequence[Any]) -> Iterator[Fault]:
+    """Each pattern matches a network with the stage's head, and each name is of one."""
+    fitting = known.of_stage(stage.options)
+    for number, pattern in enumerate(patterns):
+        others = [name for name in matching(sorted(known.models), [pattern]) if name not in fitting]
+        if others and not matching(fitting, [pattern]):
+            task = _task_name(known.head_of_model(others[0]))
+            text = f"{listing(others)}: has the head of another task ({task}). {_EXPECTED_HEAD}"
+            yield ("models", number), text
+
+
+def _teacher_head_faults(place: tuple[Any, ...], teacher: Any, known: KnownNames, head: str) -> Iterator[Fault]:
+    """A teacher has the head that the stage's task needs, since its outputs are compared."""
+    if not isinstance(teacher, str) or teacher not in known.models:
+        return  # reported already
+    if known.head_of_model(teacher) != head:
+        task = _task_name(known.head_of_model(teacher))
+        yield place, f"{teacher!r} has the head of another task ({task}). Expected a teacher of the stage's task."
+
+
+def _task_name(head: str) -> str:
+    """Return a head in words: the task that it is for, or the auto class of transformers that has it."""
+    if not head.startswith("{"):
+        return head
+    return str(json.loads(head)["use"])
 
 
 def pattern_faults(option: str, patterns: Sequence[Any], names: Collection[str]) -> Iterator[Fault]:

@@ -20,9 +20,9 @@ from nasframe.recipe.checks import Checker
 from nasframe.recipe.loading import FORMAT, Recipe, read_recipe
 from nasframe.recipe.names import name_fault
 from nasframe.recipe.overrides import Override
-from nasframe.recipe.preflight import input_refusals, refusals
+from nasframe.recipe.preflight import input_refusals, own_task_refusals, refusals
 from nasframe.recipe.stage_list import verb_of
-from nasframe.recipe.stages import COMMON, CheckedStages, StageChecker
+from nasframe.recipe.stages import CheckedStages, StageChecker, common_options
 from nasframe.recipe.top_level import PLUGIN_KEYS, TopLevel
 from nasframe.recipe.yaml import KeyPath
 from nasframe.stages.verbs import VERBS
@@ -201,7 +201,7 @@ def _unknown_key(check: Checker, key: str, keys: set[str]) -> str:
 
 def _home_of(check: Checker, key: str) -> str:
     """Say where a key that stands at the top level belongs, if a verb has such an option."""
-    verbs = [verb for verb, entry in VERBS.items() if key in entry.options or key in COMMON]
+    verbs = [verb for verb, entry in VERBS.items() if key in entry.options or key in common_options(verb)]
     if not verbs:
         return ""
     places = []
@@ -281,6 +281,10 @@ def _ask_inputs(check: Checker, parts: _Parts, estimators: Mapping[str, dict[str
         sound.get("model"), sound.get("teacher"), sound.get("task"), costs, check.recipe.base
     ):
         check.problem(place, text)
+    for place, task in check.own_tasks.items():
+        if "model" not in wrong and not check.has_problem(place):
+            for inside, text in own_task_refusals(sound.get("model"), task, check.recipe.base):
+                check.problem((*place, *inside), text)
 
 
 def _put_together(

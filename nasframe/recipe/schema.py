@@ -13,7 +13,7 @@ from nasframe.errors import NasframeError
 from nasframe.options import Option, checkable, options_of, ref_kind, summary, takes_any
 from nasframe.recipe.loading import FORMAT
 from nasframe.recipe.stage_list import REPEAT
-from nasframe.recipe.stages import COMMON
+from nasframe.recipe.stages import common_options
 from nasframe.recipe.top_level import PLUGIN_KEYS, TopLevel
 from nasframe.stages.verbs import VERBS
 
@@ -152,8 +152,10 @@ def _stage(verb: str) -> Shape:
     """Return the shape of a stage: its verb, with options or none."""
     function = VERBS[verb].function
     options = VERBS[verb].options
-    common: Shape = {key: {"type": "string"} for key in COMMON}
+    common: Shape = {key: {"type": "string"} for key in common_options(verb)}
     common["space"] = _reference("space")
+    if "task" in common:
+        common["task"] = _any_of(_reference("task"), NOTHING)
     if "use" not in options:
         shape = _options(function, options, common)
     else:

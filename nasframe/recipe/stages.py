@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from nasframe import registry
-from nasframe.declarations import TEACHER, KnownNames, Stage, budgets_of, outcome_of
+from nasframe.declarations import TEACHER, WITH_OWN_TASK, KnownNames, Stage, budgets_of, head_of, outcome_of
 from nasframe.errors import NasframeError, listing, suggestion
 from nasframe.folders import shared_folder
 from nasframe.measures import loss_fault
@@ -25,6 +25,19 @@ from nasframe.stages.verbs import POSITIONAL, VERBS
 
 COMMON = ("name", "from", "space")
 """Options that every stage has; the framework itself understands them."""
+OWN_TASK = "task"
+"""An option that some verbs have besides: the task of that stage alone."""
+
+
+def common_options(verb: str) -> tuple[str, ...]:
+    """Return the options of a verb's stages that the framework itself understands.
+
+    >>> common_options("train"), common_options("evaluate")
+    (('name', 'from', 'space', 'task'), ('name', 'from', 'space'))
+    """
+    return (*COMMON, OWN_TASK) if verb in WITH_OWN_TASK else COMMON
+
+
 USELESS_WITH_MODELS = ("sampler", "arch", "within", "save_as")
 """Options of a training that have no effect if it trains models one by one."""
 
@@ -76,7 +89,7 @@ class StageChecker:
         self.check = check
         self.uses = uses
         self.bare_space = bare_space
-        self.known = KnownNames()
+        self.known = KnownNames(head=head_of(uses["task"]))
 
     def check_all(self) -> CheckedStages:
         """Check every stage."""
@@ -91,12 +104,35 @@ class StageChecker:
             if not self._is_stage(entry, stage):
                 continue
             self._check_names(stage)
-            complete = self._options(stage)
-            self._check_meaning(stage, complete)
+            own_task = self._own_task(stage)
+            with self.check.measuring(own_task):
+                complete = self._options(stage, own_task)
+                self._check_meaning(stage, complete)
             checked.written.append({verb: {"name": stage.name, **complete}})
             if not self.check.problems:  # else no plan is made, and values may not fit
                 checked.planned.append(PlannedStage(stage.name, verb, verb_arguments(verb, complete)))
         return checked
+
+    def _own_task(self, stage: WrittenStage) -> dict[str, Any] | None:
+        """Check the task that a stage names for itself; return it with its defaults.
+
+        Returns:
+            The task; ``None`` if the stage has the recipe's, an empty mapping if there is a problem.
+        """
+        written = stage.options.get(OWN_TASK) if stage.verb in WITH_OWN_TASK else None
+        if written is None:
+            return None
+        place = stage.at(OWN_TASK)
+        if self.bare_space is not None:
+            self.check.problem(place, "needs a network, but the recipe's space has none. Expected no task.")
+            return {}
+        task = self.check.use("task", written, place)
+        if task is None or self.check.has_problem(place):
+            return {}
+        if task == self.uses["task"]:  # the recipe's, written once more
+            return None
+        self.check.own_tasks[place] = task
+        return task
 
     def _is_stage(self, entry: Any, stage: WrittenStage) -> bool:
         """Tell whether an entry is a stage; report it if it is not."""
@@ -138,10 +174,17 @@ class StageChecker:
 
     # ---- options
 
-    def _options(self, stage: WrittenStage) -> dict[str, Any]:
-        """Check a stage's options; return them with defaults."""
+    def _options(self, stage: WrittenStage, own_task: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Check a stage's options; return them with defaults.
+
+        Args:
+            stage: the stage.
+            own_task: its own task, checked.
+        """
         common = self._common_options(stage)
-        own = {key: value for key, value in stage.options.items() if key not in COMMON}
+        if own_task:
+            common[OWN_TASK] = own_task
+        own = {key: value for key, value in stage.options.items() if key not in common_options(stage.verb)}
         if "use" in VERBS[stage.verb].options:
             return common | self._options_with_use(stage, own)
         return common | self._own_options(stage, own)
@@ -308,10 +351,12 @@ def verb_arguments(verb: str, options: Mapping[str, Any]) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     if "from" in options:
         arguments["from_"] = options["from"]  # "from" is a word of Python's own
-    if "space" in options:
-        arguments["space"] = options["space"]
+    for key in ("space", OWN_TASK):
+        if key in options:
+            arguments[key] = options[key]
     if "use" in known:
-        of_plugin = {key: value for key, value in options.items() if key not in known and key not in COMMON}
+        common = common_options(verb)
+        of_plugin = {key: value for key, value in options.items() if key not in known and key not in common}
         arguments["use"] = {"use": options.get("use"), **of_plugin}
     groups: dict[str, dict[str, Any]] = {option.group: {} for option in known.values() if option.group}
     for key, option in known.items():
@@ -333,11 +378,13 @@ def _group_objects(verb: str, groups: Mapping[str, Mapping[str, Any]]) -> dict[s
 
 def misplaced_option(check: Checker, verb: str, key: str, known: Iterable[str]) -> str:
     """Say that a verb has no such option, and where the option belongs."""
-    names = [*known, *COMMON]
+    names = [*known, *common_options(verb)]
     other_verbs = [other for other, entry in VERBS.items() if key in entry.options]
     keys_at_top = [field.name for field in fields(TopLevel)]
     hint = ""
-    if key in keys_at_top:
+    if key == OWN_TASK:
+        hint = f" Only {listing(WITH_OWN_TASK)} have a task of their own; all others mean the recipe's."
+    elif key in keys_at_top:
         hint = " Wrong level: it belongs at the recipe's top level."
     elif other_verbs:
         hint = f" It belongs to the stage {' or '.join(other_verbs)}."

@@ -98,7 +98,7 @@ def read_run(run_dir: Path | str, examples: bool = True) -> RunReport:
 
     places = _in_table_order(_places(database, untrained))
     data = dict(database.facts.get("data") or {})
-    formats = metric_formats(data)
+    formats = _formats_of_searches(database) | metric_formats(data)
     data.pop("metrics", None)  # the report has the formats by themselves
     costs = cost_formats(database.facts.get("costs"))
     metric = data.get("primary") or _first_metric(places)
@@ -139,6 +139,15 @@ def read_run(run_dir: Path | str, examples: bool = True) -> RunReport:
     if examples:
         report = with_examples(report, directory, _read_examples(database))
     return replace(report, recommendations=recommendations(report))
+
+
+def _formats_of_searches(database: _Database) -> dict[str, Any]:
+    """Return the formats of the metrics that searches with tasks of their own went by."""
+    formats: dict[str, Any] = {}
+    for result in database.results:
+        if "data" in result:
+            formats |= metric_formats(result["data"])
+    return formats
 
 
 def _read_examples(database: _Database) -> ReadExamples:

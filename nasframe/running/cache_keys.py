@@ -7,12 +7,12 @@ might: it would rather miss once too often than return the result of other code,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.interfaces import SpaceTraits, traits_of
-from nasframe.plan import aimed_costs, keeps_net, uses_supernet
+from nasframe.plan import aimed_costs, keeps_net, own_task, uses_supernet
 from nasframe.recipe.yaml import dotted
 from nasframe.records import canonical_json
 from nasframe.running.environment import environment
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 FORMAT = 2
 
 
-def stage_keys(plan: Plan, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+def stage_keys(plan: Plan, materials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the parts of every stage's key, in order. Each has the digest of the one before, as ``upstream``.
 
     Args:
         plan: the resolved recipe.
-        inputs: what the run starts from, as :func:`nasframe.running.start.input_digests` returns it.
+        materials: what each stage would start from if it were the first, as :func:`nasframe.running.start.materials`
+            returns it.
     """
     machine = environment()
     # Each key holds the one before it, so a change anywhere changes the keys of all later stages.
@@ -38,7 +39,7 @@ def stage_keys(plan: Plan, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
     keys = []
     for position in range(len(plan.stages)):
         parts = definition(plan, position)
-        parts["material"] = dict(inputs)
+        parts["material"] = dict(materials[position])
         parts["environment"] = machine
         # No recipe names families, so each of them may be the one that describes a network.
         parts["source"] = sources(names_in(parts) | registry.factories("family").keys())
@@ -119,7 +120,8 @@ def definition(plan: Plan, position: int) -> dict[str, Any]:
     if plan.teacher is not None:
         with_contents["teacher"] = without_places(plan.teacher)
     with_contents["model"] = without_places(plan.model)
-    with_contents["task"] = without_places(plan.task)
+    # A stage's own task in place of the recipe's: recipes with different tasks share such a stage.
+    with_contents["task"] = without_places(own_task(stage) or plan.task)
     return with_contents
 
 

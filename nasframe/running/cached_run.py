@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from nasframe.digests import file_digest
 from nasframe.folders import MODELS, folder_name
 from nasframe.notices import Notice
+from nasframe.plan import own_task
 from nasframe.reads import UNKNOWN, Recorder, is_below, state
 from nasframe.running.cache import ROWS, Cache, CacheEntry, copy_or_link
 from nasframe.running.cache_keys import definition, differences, digest, stage_keys
-from nasframe.running.named_files import FileNames, declared_files, named_places
-from nasframe.running.start import own_places
+from nasframe.running.named_files import FileNames, declared_files, file_digests, named_places
+from nasframe.running.start import materials, opened_by_tasks, own_places
 from nasframe.storage import write_problem, writing
 
 if TYPE_CHECKING:
@@ -54,11 +55,14 @@ class CachedRun:
         self.inputs = inputs
         self.plan = inputs.plan
         self.is_of_study = bool(store.get("study"))  # its many runs share files with the cache, to save disk space
-        self.parts = stage_keys(self.plan, start.digests)
+        self.parts = stage_keys(self.plan, materials(inputs, start.digests))
         self.keys = [digest(parts) for parts in self.parts]
         self.file_names = FileNames(inputs)
-        self.opened_at_start = start.opened
         self.own_places = own_places(store)
+        # Its own tasks are loaded by now, because their fingerprints are in the keys.
+        of_own_tasks = opened_by_tasks(inputs, self.own_places)
+        self.opened_at_start = start.opened | of_own_tasks
+        self.opened_by_own_tasks = start.opened_by_model | of_own_tasks
 
     def adopt(self, position: int) -> bool:
         """Take a stage's result over from the cache, if it is there and the files it was made from are unchanged."""
@@ -153,11 +157,17 @@ class CachedRun:
 
     def _opened_before(self, position: int) -> dict[str, str]:
         """Return the files opened before a stage: while model and data were loaded, and by earlier stages."""
+        # What the recipe's task has read does not matter to a stage that it has nothing to do with.
+        at_start = self.opened_by_own_tasks if self._is_of_own_tasks(position) else self.opened_at_start
         if position == 0:
-            return dict(self.opened_at_start)
+            return dict(at_start)
         previous = self.plan.stages[position - 1].name
         opened: dict[str, str] = self.store.get(f"opened {previous}", {})
-        return self.opened_at_start | opened
+        return at_start | opened
+
+    def _is_of_own_tasks(self, position: int) -> bool:
+        """Tell whether a stage and all before it have tasks of their own, so that the recipe's does not matter."""
+        return all(own_task(stage) is not None for stage in self.plan.stages[: position + 1])
 
     def _opened(self, position: int, reads: Recorder) -> tuple[dict[str, str], list[str]]:
         """Return the files opened up to the end of a stage, by name, with their states.
@@ -197,6 +207,9 @@ class CachedRun:
         stages = self.plan.recipe["stages"][: position + 1]
         options = [stages, self.plan.space, self.plan.sampler, self.plan.estimators]
         places = [*named_places(options, self.plan.base), *self.inputs.declared()]
+        for stage in self.plan.stages[: position + 1]:
+            if own_task(stage) is not None:
+                places += self.inputs.declared_by_task(stage)
         # Real paths, since a dataset is often reached by a link.
         return [os.path.realpath(place) for _, place in places]
 
@@ -205,9 +218,18 @@ class CachedRun:
         parts = self.parts[position]
         now = definition(self.plan, position)
         then = {name: parts[name] for name in now}
-        now["files"] = declared_files(self.inputs)
+        now["files"] = self._declared_now(position)
         then["files"] = parts["material"]["files"]
         return [name for name, _, _ in differences(now, then)]
+
+    def _declared_now(self, position: int) -> dict[str, str]:
+        """Return the digests of the declared files in a stage's key, as they are now."""
+        files = declared_files(self.inputs)
+        stage = self.plan.stages[position]
+        if own_task(stage) is None:
+            return files
+        others = {name: digest for name, digest in files.items() if not name.startswith("task")}
+        return others | file_digests(self.inputs.declared_by_task(stage))
 
     # ---- the files of results
 

@@ -27,6 +27,7 @@ from nasframe.training.macs import MacCounter
 if TYPE_CHECKING:
     from torch import nn
 
+    from nasframe.interfaces import Task
     from nasframe.plan import Plan, PlannedStage
     from nasframe.records import Arch, Batch, Forward
 
@@ -73,7 +74,7 @@ def _described(plan: Plan) -> dict[str, Any]:
     if work.net is not None:
         seconds_per_example = forward_seconds(inputs)
         share = mean_share(inputs)
-    stages = describe_stages(plan, work, seconds_per_example, share)
+    stages = describe_stages(inputs, seconds_per_example, share)
     return {
         "stages": stages,
         "costs": costs,
@@ -260,42 +261,53 @@ def mean_share(inputs: RunInputs) -> float:
     return total / SAMPLES / of_whole
 
 
-def describe_stages(plan: Plan, work: Work, seconds_per_example: float, share: float) -> list[dict[str, Any]]:
+def describe_stages(
+    inputs: RunInputs, seconds_per_example: float, share: float, plan: Plan | None = None
+) -> list[dict[str, Any]]:
     """Describe what each stage would do, and how long it would take.
 
     Args:
-        plan: the resolved recipe.
-        work: what its first stage starts from.
+        inputs: what a plan names.
         seconds_per_example: time of one example's forward pass through the whole network.
         share: the part of that time that a sampled sub-network takes on average.
+        plan: another plan for the same model and task, whose stages are meant.
 
     Returns:
         Of each stage ``name``, ``verb``, ``what`` and ``seconds``.
     """
     rows = []
+    plan = plan or inputs.plan
     for stage, outcome in zip(plan.stages, outcomes(plan.recipe), strict=True):
-        rows.append(describe(stage, outcome, work, seconds_per_example, share))
+        rows.append(describe(stage, outcome, inputs.task_of(stage), seconds_per_example, share))
     return rows
 
 
 def describe(
-    stage: PlannedStage, outcome: Outcome, work: Work, seconds_per_example: float, share: float
+    stage: PlannedStage, outcome: Outcome, task: Task, seconds_per_example: float, share: float
 ) -> dict[str, Any]:
-    """Return what one stage would do, in words, and its estimated seconds."""
+    """Return what one stage would do, in words, and its estimated seconds.
+
+    Args:
+        stage: the stage.
+        outcome: what it leaves behind.
+        task: its own task, or else the recipe's.
+        seconds_per_example: time of one example's forward pass through the whole network.
+        share: the part of that time that a sampled sub-network takes on average.
+    """
     # Other verbs compute few matrix products, so a constant for each will do.
     what = stage.verb
     seconds = OVERHEAD.get(stage.verb, 0.0)
     if stage.verb == "train":
-        passes, what = _training(stage, work, share)
+        passes, what = _training(stage, task, share)
         seconds = passes * seconds_per_example
     elif stage.verb == "search":
-        passes, what = _search(stage, work)
+        passes, what = _search(stage, task)
         seconds = passes * seconds_per_example * share
     elif stage.verb in ("evaluate", "load"):
         splits = []
         share_of_models = 1.0 if stage.verb == "load" else share  # a teacher is a whole network
         for split, models in outcome.measures.items():
-            examples = work.task.sizes[split]
+            examples = task.sizes[split]
             seconds += len(models) * examples * seconds_per_example * share_of_models
             splits.append(f"{split} ({examples} examples)")
         act = "load the teacher, evaluate" if stage.verb == "load" else "evaluate"
@@ -303,14 +315,15 @@ def describe(
     return {"name": stage.name, "verb": stage.verb, "what": what, "seconds": seconds}
 
 
-def _training(stage: PlannedStage, work: Work, share: float) -> tuple[float, str]:
+def _training(stage: PlannedStage, task: Task, share: float) -> tuple[float, str]:
     """Return how many forward passes of one example a training is worth, and what it does, in words.
 
     A step of a sub-network is worth three passes, and each teacher one more.
     """
     options: TrainOptions = stage.options["options"]
     size = options.batch_size
-    task = distilled_task(work.task) if distils(stage) else work.task
+    if distils(stage):
+        task = distilled_task(task)
     batches = len(task.train_batches(0, 0, size))
     steps = options.max_steps or max(1, round((options.epochs or 1) * batches))
     what = f"train, {steps} steps of {size}"
@@ -322,9 +335,9 @@ def _training(stage: PlannedStage, work: Work, share: float) -> tuple[float, str
     return steps * size * passes, what
 
 
-def _search(stage: PlannedStage, work: Work) -> tuple[float, str]:
+def _search(stage: PlannedStage, task: Task) -> tuple[float, str]:
     """Return how many forward passes of one example a search makes, and what it does, in words."""
-    available = work.task.sizes["select"]
+    available = task.sizes["select"]
     trials = stage.options.get("trials", 100)
     subset = stage.options.get("examples")
     examples = min(subset or available, available)

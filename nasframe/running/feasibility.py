@@ -207,15 +207,15 @@ def bounded_costs(plan: Plan, stage: PlannedStage) -> list[str]:
 
 def space_of(inputs: RunInputs, stage: PlannedStage) -> Any:
     """Return the space of a stage on the model's own network."""
-    net = inputs.work.net
-    if net is None:
-        return inputs.work.space
-    return inputs.space(net, stage.options.get("space"))
+    work = inputs.work_for(stage)
+    if work.net is None:
+        return work.space
+    return inputs.space(work.net, stage.options.get("space"))
 
 
 def net_of(inputs: RunInputs, stage: PlannedStage, space: Any) -> Any:
     """Return the super-network that a stage works on, before anything is trained."""
-    net: Any = inputs.work.net
+    net: Any = inputs.work_for(stage).net
     if net is None or isinstance(net, Outline):  # sizes suffice for slices, whose super-network is the network
         return net
     return inputs.supernet(space, stage.options.get("space"), net)

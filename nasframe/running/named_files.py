@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.digests import file_digest, files_below, tree_digest
+from nasframe.plan import own_task
 from nasframe.reads import is_below
+from nasframe.records import canonical_json
 
 if TYPE_CHECKING:
     from nasframe.stages.inputs import RunInputs
@@ -98,9 +101,14 @@ def declared_files(inputs: RunInputs) -> dict[str, str]:
 
     A name begins with its owner, as in ``model/config.json``, wherever the files lie.
     """
+    return file_digests(inputs.declared())
+
+
+def file_digests(declared: Iterable[tuple[str, Path]]) -> dict[str, str]:
+    """Return the digests of declared files, also of those in declared folders; each place stands after its name."""
     digests = {}
     # By owner and path inside, so that equal files in another folder give equal keys.
-    for name, place in inputs.declared():
+    for name, place in declared:
         for inside, file in files_below(place):
             full_name = f"{name}/{inside}" if inside else name  # a declared file has nothing inside
             digests[full_name] = file_digest(file)
@@ -121,7 +129,12 @@ class FileNames:
     def __init__(self, inputs: RunInputs) -> None:
         plan = inputs.plan
         self.base = plan.base
-        self.places = dict(named_places({"model": plan.model, "teacher": plan.teacher, "task": plan.task}, plan.base))
+        options = {"model": plan.model, "teacher": plan.teacher, "task": plan.task}
+        for stage in plan.stages:
+            use = own_task(stage)
+            if use is not None:  # by what it is: recipes may call the stages that share it differently
+                options[f"task {digest_of(use)}"] = use
+        self.places = dict(named_places(options, plan.base))
         self.places.update(inputs.declared())
 
     def name(self, path: Path) -> str:
@@ -148,6 +161,12 @@ class FileNames:
         if not inside:
             return place
         return place / inside.removeprefix("/")
+
+
+def digest_of(use: Mapping[str, Any]) -> str:
+    """Return a short digest of a plugin's name and options, wherever the files lie that they name."""
+    text = canonical_json(without_places(use))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _inside(path: Path, place: Path) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
-from nasframe.declarations import KnownNames, matching, outcomes
+from nasframe.declarations import matching, names_at_start, outcomes
 from nasframe.errors import UsageError
 from nasframe.interfaces import MeasuredEstimator, SpaceTraits, distilled_task, member, size_of, traits_of
 from nasframe.plan import distils, needs_space, same_shape
@@ -112,7 +112,7 @@ def check_views(inputs: RunInputs) -> None:
         for name in sorted(named & inputs.estimators.keys()):
             if is_estimated(inputs.estimators[name]):
                 estimators[name] = inputs.estimators[name]
-        probe = resized(probe_inputs(inputs.work.task), batch=EXAMPLES)
+        probe = resized(probe_inputs(inputs.task_of(stage)), batch=EXAMPLES)
         fault = views_fault(space, net, cost_function(estimators, space, net), probe)
         if fault:
             raise UsageError(f"stages.{stage.name}: space {registry.use_of(use)[0]!r}: {fault}")
@@ -130,7 +130,7 @@ def check_exports(inputs: RunInputs) -> None:
     if inputs.work.net is None:
         return
     of_known_shape = {stage.name for stage in same_shape(plan)}
-    known = KnownNames()
+    known = names_at_start(plan.recipe)
     extraction: PlannedStage | None = None
     for stage, outcome in zip(plan.stages, outcomes(plan.recipe), strict=True):
         if stage.verb == "extract":
@@ -176,7 +176,9 @@ def notify_of_options(inputs: RunInputs) -> None:
 def remarks_on_training(inputs: RunInputs, stage: PlannedStage) -> Iterator[Remark]:
     """Yield the options of a training that mean something else than they seem to with these data."""
     options: TrainOptions = stage.options["options"]
-    task = distilled_task(inputs.task) if distils(stage) else inputs.task
+    task = inputs.task_of(stage)
+    if distils(stage):
+        task = distilled_task(task)
     examples = task.sizes["train"]
     batches = len(task.train_batches(0, 0, options.batch_size))
     if 0 < examples < options.batch_size:
@@ -220,7 +222,7 @@ def remarks_on_search(inputs: RunInputs, stage: PlannedStage) -> Iterator[Remark
     trials = stage.options.get("trials", 100)
     examples = stage.options.get("examples")
     finalists = stage.options.get("finalists", 10)
-    available = inputs.task.sizes.get("select")
+    available = inputs.task_of(stage).sizes.get("select")
     if examples is not None and available is not None and examples > available:
         text = f"{examples}, but select has {available}. All of them are used, and finalists are not scored again."
         yield "examples", text

@@ -20,6 +20,7 @@ from nasframe.store import SHARED_SAMPLER, RunStore, load_state
 if TYPE_CHECKING:
     from torch import nn
 
+    from nasframe.interfaces import Task
     from nasframe.plan import Plan, PlannedStage
     from nasframe.search.budgets import Costs
     from nasframe.search.winner import WinnerRule
@@ -52,6 +53,7 @@ class Finished:
             self.data: Mapping[str, Any] = store.get("data") or {}
             self.plan = kept_plan(store)
             self.stage = _search(self.plan, stage, self.directory)
+            self.data = store.stage_result(self.stage.name).get("data") or self.data  # that of the search's own task
             self.net_name, self.net_directory = self._net_place()
             self._is_supernet = store.stage_result(self.stage.name).get("supernet") == "kept"
             if self.net_directory is not None:
@@ -95,13 +97,18 @@ class Finished:
         return RunInputs(self.plan, tokenizer)
 
     @cached_property
+    def task(self) -> Task:
+        """The task of the search: its own, or else the recipe's."""
+        return self.inputs.task_of(self.stage)
+
+    @cached_property
     def _started_from(self) -> nn.Module:
         """The network that the search started from, in eval mode."""
         from nasframe.export.files import read_net
         from nasframe.processes import device
 
         if self.net_directory is None:
-            return self.inputs.net(random=self.net_name == "random").eval()
+            return self.inputs.net(random=self.net_name == "random", stage=self.stage).eval()
         self.inputs.load_plugins()  # a network of a plugin's own is known once its module is imported
         return read_net(self.net_directory).to(device()).eval()
 
@@ -116,7 +123,7 @@ class Finished:
     def space(self) -> Any:
         """The space that was searched."""
         # A space that makes a super-network of its own was made on the model's network, and so it is here.
-        net = self.inputs.work.net if self._is_supernet else self._started_from
+        net = self.inputs.work_for(self.stage).net if self._is_supernet else self._started_from
         return self.inputs.space(net, self.stage.options.get("space"))
 
     @cached_property
@@ -184,13 +191,13 @@ class Finished:
         self._check_data()
         precision = self.stage.options.get("precision", "auto")
         forward = forward_of(self.space.view(self.net, arch), self.net, precision)
-        return self.inputs.task.evaluate(forward, "select", examples)
+        return self.task.evaluate(forward, "select", examples)
 
     def _check_data(self) -> None:
         """Refuse other data: what is measured on it could not be compared with the run's trials."""
         from nasframe.stages.inputs import brief_facts, same_data
 
-        if not same_data(self.inputs.task, self.data):
+        if not same_data(self.task, self.data):
             raise UsageError(
                 f"{self.directory}: the data is not what the run was made with. Expected {brief_facts(self.data)}."
             )
@@ -238,10 +245,10 @@ class Finished:
             forward = forward_of(self.space.view(self.net, arch), self.net, precision)
             return Candidate(forward, partial(counter.evaluation, self.net, arch))
 
-        counter = MacCounter(self.inputs.task, self.space)
+        counter = MacCounter(self.task, self.space)
         teacher_forward = forward_of(teacher, teacher, precision, f"model {name!r}")
         of_teacher = Candidate(teacher_forward, partial(counter.evaluation, teacher, None))
-        return Agreement(self.inputs.task, name, of_teacher, candidate)
+        return Agreement(self.task, name, of_teacher, candidate)
 
     def archive(self) -> Iterator[Trial]:
         """Yield the evaluated trials of the super-network as it is, each architecture once at each subset's size."""

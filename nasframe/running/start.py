@@ -9,21 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nasframe import families
 from nasframe.errors import UsageError
+from nasframe.plan import own_task
 from nasframe.processes import leader
 from nasframe.reads import NAMES, UNKNOWN
 from nasframe.running.cache_keys import differences
-from nasframe.running.named_files import FileNames, declared_files
+from nasframe.running.named_files import FileNames, declared_files, file_digests
 from nasframe.stages.inputs import base_facts, brief_facts, cost_facts, data_facts, same_data
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from nasframe.plan import PlannedStage
+    from nasframe.reads import Recorder
     from nasframe.stages.inputs import RunInputs
     from nasframe.store import RunStore
 
@@ -36,10 +39,12 @@ class Start:
         digests: of data, weights and tokenizer, and of the files that model and task declare, for keys.
         opened: the files that were opened when these were loaded, by name, with their states. They are no part of
             keys: a process that has read a file for another run need not open it again.
+        opened_by_model: those of them that were opened for anything else than the recipe's task.
     """
 
     digests: dict[str, Any]
     opened: dict[str, str]
+    opened_by_model: dict[str, str] = field(default_factory=dict)
 
     def differences(self, other: Start) -> list[str]:
         """Return the names of files that differ, or if no file is known, of the digests that do."""
@@ -126,11 +131,52 @@ def start_of(inputs: RunInputs, hidden: Iterable[str] = ()) -> Start:
         hidden: real paths of the run itself, which do not count as read.
     """
     digests = input_digests(inputs)
+    opened_by_model = _opened(inputs, inputs.reads, hidden)
+    opened_by_task = _opened(inputs, inputs.reads_of(inputs.plan.task), hidden)
+    return Start(digests, opened_by_model | opened_by_task, opened_by_model)
+
+
+def opened_by_tasks(inputs: RunInputs, hidden: Iterable[str] = ()) -> dict[str, str]:
+    """Return the files that stages' own tasks have opened so far, by name, with their states."""
+    opened: dict[str, str] = {}
+    for stage in inputs.plan.stages:
+        use = own_task(stage)
+        if use is not None:
+            opened |= _opened(inputs, inputs.reads_of(use), hidden)
+    return opened
+
+
+def _opened(inputs: RunInputs, reads: Recorder, hidden: Iterable[str]) -> dict[str, str]:
+    """Return the files of a recorder by name, with their states."""
     file_names = FileNames(inputs)
-    states, changed = inputs.reads.states(hidden)
+    states, changed = reads.states(hidden)
     states |= dict.fromkeys(changed, UNKNOWN)
-    opened = {file_names.name(path): state for path, state in states.items()}
-    return Start(digests, opened)
+    return {file_names.name(path): state for path, state in states.items()}
+
+
+def materials(inputs: RunInputs, recipes_own: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Return the digests of what each stage would start from if it were the first: with its own task, if it names one.
+
+    Args:
+        inputs: what a plan names.
+        recipes_own: the :func:`input_digests` with the recipe's task, if they are known already.
+    """
+    digests = input_digests(inputs) if recipes_own is None else dict(recipes_own)
+    of_stages = []
+    for stage in inputs.plan.stages:
+        of_stages.append(digests if own_task(stage) is None else _with_own_task(inputs, stage, digests))
+    return of_stages
+
+
+def _with_own_task(inputs: RunInputs, stage: PlannedStage, recipes_own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return digests with a stage's own task in place of the recipe's."""
+    work = inputs.work_for(stage)
+    digests = dict(recipes_own)
+    digests["data"] = work.task.fingerprint
+    digests["weights"] = net_digest(work.net)
+    files = {name: digest for name, digest in recipes_own["files"].items() if not name.startswith("task")}
+    digests["files"] = files | file_digests(inputs.declared_by_task(stage))
+    return digests
 
 
 def input_digests(inputs: RunInputs) -> dict[str, Any]:

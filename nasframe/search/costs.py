@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe.interfaces import Estimator, MeasuredEstimator, SearchSpace, cost_table, reference_arch
-from nasframe.records import Arch, CostTable
+from nasframe.records import Arch, CostTable, PairCosts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,25 @@ def table_cost(table: CostTable, knobs: Mapping[str, Sequence[Any]]) -> Callable
             total += entries[knob][key]
         return total
 
+    if not table.pairs:
+        return cost
+    of_pairs = [_pair_cost(pair, knobs) for pair in table.pairs]
+    return lambda arch: cost(arch) + sum(of_pair(arch) for of_pair in of_pairs)
+
+
+def _pair_cost(pair: PairCosts, knobs: Mapping[str, Sequence[Any]]) -> Callable[[Arch], float]:
+    """Make a function from an architecture to what two of its choices cost together."""
+    kinds = []
+    for knob, kinds_of_values in zip((pair.first, pair.second), pair.kinds, strict=True):
+        kinds.append(dict(zip(map(_hashable, knobs[knob]), kinds_of_values, strict=True)))
+
+    def cost(arch: Arch) -> float:
+        if pair.first not in arch or pair.second not in arch:
+            return 0.0
+        first = kinds[0][_hashable(arch[pair.first])]
+        second = kinds[1][_hashable(arch[pair.second])]
+        return pair.costs[first][second]
+
     return cost
 
 
@@ -77,7 +96,9 @@ def cost_function(estimators: Mapping[str, Estimator], space: SearchSpace, net: 
         values = {}
         for name, estimator in estimators.items():
             try:
-                values[name] = summed[name](arch)
+                value = summed[name](arch)
+                if value == value:  # not NaN, which a table has for what it does not know
+                    values[name] = value
             except KeyError:  # there is no table, or the domain does not list the value
                 cost = estimator.estimate(space, net, arch)
                 if cost is not None:

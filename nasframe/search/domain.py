@@ -61,15 +61,21 @@ class Choices:
         self, knobs: Mapping[str, Sequence[Any]], active: Mapping[str, tuple[str, Sequence[Any]]] | None = None
     ) -> None:
         self.knobs = {}
+        same: dict[int, tuple[Any, ...]] = {}  # knobs may share one list of very many values
         for name, values in knobs.items():
-            self.knobs[name] = tuple(_plain(name, value) for value in values)
+            if id(values) not in same:
+                same[id(values)] = tuple(_plain(name, value) for value in values)
+            self.knobs[name] = same[id(values)]
         self.rules = {}
         for name, (parent, values) in (active or {}).items():
             self.rules[name] = (parent, tuple(values))
         self.keep: Predicate | None = None
         self._violation: Callable[[Arch], float] | None = None  # of ``keep``, if it is graded
         self._number = {name: k for k, name in enumerate(self.knobs)}
-        self._specs = [_knob(name, values) for name, values in self.knobs.items()]
+        self._specs: list[_Knob] = []
+        for name, values in self.knobs.items():
+            twin = next((knob for knob in self._specs if knob.values is values), None)
+            self._specs.append(_knob(name, values) if twin is None else twin._replace(name=name))
         self._apply_rules()
         self._sort_knobs()
         everything = [tuple(range(len(values))) for values in self.knobs.values()]
@@ -576,6 +582,8 @@ def _knob(name: str, values: tuple[Any, ...]) -> _Knob:
 
 def _plain(name: str, value: Any) -> Any:
     """Return a value as JSON has it, so that a knob's numpy numbers and tuples equal what a stored run brings back."""
+    if type(value) is str or type(value) is int:  # the way through JSON takes long for a hundred thousand values
+        return value
     try:
         text = json.dumps(value, allow_nan=False, default=_plain_number)
     except (AttributeError, ValueError):

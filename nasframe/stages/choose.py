@@ -31,7 +31,7 @@ def start_network(stage: StageSession, name: str, work: Work) -> nn.Module:
     if name not in ("pretrained", "random"):
         return work.models[name]
     is_random = name == "random"
-    net = stage.inputs.net(random=is_random)
+    net = stage.inputs.net(random=is_random, stage=stage.planned)
     if work.vocabulary is None:
         return net
     # A network that is loaded again has the model's whole vocabulary; the current tokenizer only has some of it.

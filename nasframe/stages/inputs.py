@@ -32,6 +32,7 @@ from nasframe.interfaces import (
 )
 from nasframe.measures import formats_of, loss_fault, named_objectives, objective_fault, objective_of
 from nasframe.notices import Notices
+from nasframe.plan import own_task
 from nasframe.processes import device
 from nasframe.reads import Recorder
 from nasframe.records import MetricFormat, canonical_json
@@ -65,6 +66,11 @@ class RunInputs:
         self.plan = plan
         self.notices = Notices()
         self.reads = Recorder()
+        self.reads_of_tasks: dict[str, Recorder] = {}
+        """What tasks read, by their uses: stages of other tasks do not depend on it."""
+        self._models: dict[str, Model] = {}  # those of stages' own tasks, by the tasks' uses
+        self._tasks: dict[str, Task] = {}
+        self._works: dict[str, Work] = {}
         self.probe_task: Task | None = None  # the current task, if a transform has changed it
         self._probe: tuple[Task, Mapping[str, Any]] | None = None  # a task, and the inputs of its probe batch
         self._supernets: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
@@ -80,6 +86,17 @@ class RunInputs:
         with self.reads:
             model: Model = registry.make_model(self.plan.model, self.plan.task, inject)
         return model
+
+    def model_for(self, use: Mapping[str, Any]) -> Model | None:
+        """Return the model whose networks have the head that a task needs; the recipe's own for the recipe's task."""
+        if self.model is None or use == self.plan.task:
+            return self.model
+        key = canonical_json(use)
+        if key not in self._models:
+            inject = {"base": self.plan.base, "notify": self.notices}
+            with self.reads:
+                self._models[key] = registry.make_model(self.plan.model, use, inject)
+        return self._models[key]
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -158,6 +175,10 @@ class RunInputs:
             if use:
                 name, _ = registry.use_of(use)
                 registry.find(kind, name).load()
+        for stage in self.plan.stages:
+            use = own_task(stage)
+            if use is not None:
+                registry.find("task", use["use"]).load()
 
     def is_of_former_api(self, cost: str) -> bool:
         """Tell whether a cost's estimator was made for plugin API 1, which estimated finished models by themselves."""
@@ -187,31 +208,48 @@ class RunInputs:
         """The task, its splits drawn from the run's ``split`` stream."""
         return self.task_for(self.tokenizer)
 
+    def task_of(self, stage: PlannedStage) -> Task:
+        """Return a stage's own task, or else the recipe's."""
+        use = own_task(stage)
+        if use is None:
+            return self.task
+        key = canonical_json(use)
+        if key not in self._tasks:
+            self._tasks[key] = self.task_for(self.tokenizer, use)
+        return self._tasks[key]
+
     @cached_property
     def saved_head(self) -> Head | None:
         """The classification head whose order of classes the task takes over: the teacher's, or else the model's."""
         # A teacher's head is trained for the task, and that of another model may well be new.
-        source = self.model if self.teacher is None else self.teacher
+        return self._head_of(self.model if self.teacher is None else self.teacher)
+
+    def _head_of(self, source: Any) -> Head | None:
+        """Return the classification head of a model's checkpoint, if there is one."""
         if not isinstance(source, HeadedModel):
             return None
         with self.reads:
             return source.head()
 
-    @cached_property
-    def _config(self) -> Any:
-        """The configuration of the model's network as far as it is known before loading; else ``None``."""
-        if not isinstance(self.model, SkeletonModel):
+    def _config_for(self, use: Mapping[str, Any]) -> Any:
+        """Return the configuration of the model's network for a task, if it is known before loading; else ``None``."""
+        model = self.model_for(use)
+        if not isinstance(model, SkeletonModel):
             return None
-        name, _ = registry.use_of(self.plan.task)
+        name, _ = registry.use_of(use)
         factory = registry.find("task", name).load()
         if "config" not in inspect.signature(factory).parameters:  # to build the network takes time
             return None
         with self.reads:
-            net = self.model.skeleton()
+            net = model.skeleton()
         return getattr(net, "config", None)
 
-    def task_for(self, tokenizer: Any) -> Task:
-        """Return the task with a tokenizer. Its classes are in the order of the checkpoint's head, if there is one.
+    def task_for(self, tokenizer: Any, use: Mapping[str, Any] | None = None) -> Task:
+        """Return a task with a tokenizer. Its classes are in the order of the checkpoint's head, if there is one.
+
+        Args:
+            tokenizer: the tokenizer; ``None`` makes a task that only knows its texts.
+            use: a stage's own task; default: the recipe's.
 
         Raises:
             UsageError: the outputs of the checkpoint's head may be the task's classes, but do not say which is which.
@@ -222,32 +260,41 @@ class RunInputs:
             "base": self.plan.base,
             "space": self.bare_space,
             "notify": self.notices,
-            "saved_head": self.saved_head,
-            "config": self._config,
+            "saved_head": self.saved_head if use is None else self._head_of(self.model_for(use)),
+            "config": self._config_for(use or self.plan.task),
         }
         self._refuse_changes()
-        with self.reads:
-            task: Task = registry.make("task", self.plan.task, inject)
-        name, _ = registry.use_of(self.plan.task)
+        use = use or self.plan.task
+        with self.reads_of(use):
+            task: Task = registry.make("task", use, inject)
+        name, _ = registry.use_of(use)
         factory = registry.find("task", name).load()
         if "saved_head" not in inspect.signature(factory).parameters and task.labels is not None:
             # A task that does not ask for the head must not silently train another order of classes into it.
-            match(self.saved_head, task.labels)
+            match(inject["saved_head"], task.labels)
         return task
 
-    def net(self, random: bool = False) -> nn.Module:
+    def reads_of(self, use: Mapping[str, Any]) -> Recorder:
+        """Return the recorder of what a task reads."""
+        return self.reads_of_tasks.setdefault(canonical_json(use), Recorder())
+
+    def net(self, random: bool = False, stage: PlannedStage | None = None) -> nn.Module:
         """Load the model's network again.
 
         Args:
             random: draw all weights from the run's ``init`` stream, not only those of the head.
+            stage: the stage whose task the head is for; default: the recipe's task.
         """
-        assert self.model is not None
+        use = None if stage is None else own_task(stage)
+        model = self.model if use is None else self.model_for(use)
+        assert model is not None
         self._refuse_changes()
-        labels = self.task.labels  # so the task is made before the network, whose head must fit it
+        # The task is made before the network, whose head must fit it.
+        labels = self.task.labels if stage is None else self.task_of(stage).labels
         # The same seed each time: a stage that starts "from: pretrained" gets the head that the run began with.
         seed = stream_seed(self.plan.seed, "init")
         with self.reads:
-            net = self.model.load(labels, seed, random=random)
+            net = model.load(labels, seed, random=random)
         require_storable(net, "model")
         return net.to(device())
 
@@ -319,6 +366,22 @@ class RunInputs:
         space = self.bare_space if net is None else self.space(net)
         return Work(net, self.tokenizer, task, space)
 
+    def work_for(self, stage: PlannedStage) -> Work:
+        """Return what a stage would start from if it were the first: the model's network with the head of its task.
+
+        That is known before a run, when the recipe as a whole is judged.
+        """
+        use = own_task(stage)
+        work = self.work
+        is_planned = work.task is None and work.net is not None  # set in advance, without data and weights
+        if use is None or work.net is None or is_planned:
+            return work
+        key = canonical_json(use)
+        if key not in self._works:
+            net = self.net(stage=stage)
+            self._works[key] = Work(net, self.tokenizer, self.task_of(stage), self.space(net))
+        return self._works[key]
+
     def load(self) -> None:
         """Load everything, so that inputs that do not fit together are refused before any work."""
         _ = self.work
@@ -331,14 +394,13 @@ class RunInputs:
             yield from self.declared_by("teacher")
         yield from self.declared_by("task")
 
+    def declared_by_task(self, stage: PlannedStage) -> Iterator[tuple[str, Path]]:
+        """Yield the files and folders that a stage's own task declares, each after a name for it."""
+        yield from _numbered("own task", files_of(self.task_of(stage)))
+
     def declared_by(self, kind: str) -> Iterator[tuple[str, Path]]:
         """Yield the files and folders that the ``model``, the ``teacher`` or the ``task`` declares."""
-        places = files_of(getattr(self, kind))
-        if len(places) == 1:
-            yield kind, places[0]
-            return
-        for number, place in enumerate(places, start=1):
-            yield f"{kind} {number}", place
+        yield from _numbered(kind, files_of(getattr(self, kind)))
 
     def _refuse_changes(self) -> None:
         """Make sure that files which are about to be loaded again have not changed since they were first loaded.
@@ -352,7 +414,8 @@ class RunInputs:
                     self._stamps.setdefault(file, stamp(file))
         # Files that native code opens are known because the model declares them, others because they were recorded.
         changed = [file for file, seen in self._stamps.items() if stamp(file) != seen]
-        changed += [file for file in self.reads.changed_files() if file not in changed]
+        for reads in (self.reads, *self.reads_of_tasks.values()):
+            changed += [file for file in reads.changed_files() if file not in changed]
         if changed:
             names = ", ".join(map(str, changed))
             raise UsageError(f"{names}: changed since the run began. Expected model and data to stay as they are.")
@@ -375,7 +438,12 @@ class RunInputs:
             UsageError: some metrics are not measured; names them all.
         """
         problems = []
+        recipes_own = task, net
         for stage in self.plan.stages:
+            task, net = recipes_own
+            if own_task(stage) is not None and stage.verb == "search":
+                # The metrics of its task are known from its formats alone: its network is not made yet.
+                task, net = self.task_of(stage), None
             for objective in named_objectives(_objectives(self.plan, stage), task):
                 fault = self._objective_fault(objective, task, net)
                 if fault:
@@ -403,6 +471,15 @@ class RunInputs:
         costs = registry.factories("estimator").keys() | self.estimators.keys()
         hint = suggestion(name, costs | metrics.keys())
         return f"unknown metric or cost {name!r}. Metrics: {listing(metrics)}; costs: {listing(costs)}.{hint}"
+
+
+def _numbered(kind: str, places: list[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield files or folders after a name for each: their owner's, with a number if there are several."""
+    if len(places) == 1:
+        yield kind, places[0]
+        return
+    for number, place in enumerate(places, start=1):
+        yield f"{kind} {number}", place
 
 
 def _glance(task: Task, net: nn.Module) -> Mapping[str, float]:

@@ -2,7 +2,7 @@
 
 Every verb takes ``name`` (the stage's name), ``from`` (the network to start from: ``pretrained``, ``random`` or the
 name of a saved one; default: the previous stage's) and, if it uses one, its own ``space``. :func:`perform` handles
-these.
+these, and the ``task`` that a stage of some verbs may name for itself.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from nasframe import registry
 from nasframe.declarations import (
     COSTS,
     DECLARATIONS,
@@ -26,10 +27,10 @@ from nasframe.declarations import (
 )
 from nasframe.errors import RunError
 from nasframe.folders import model_folder
-from nasframe.interfaces import CURRENT, Origin, Work, written_arch
+from nasframe.interfaces import CURRENT, Origin, TaskFactoryTraits, Work, traits_of, written_arch
 from nasframe.measures import PRIMARY, named_objectives
 from nasframe.options import Option, options_of
-from nasframe.plan import searched_net, uses_supernet
+from nasframe.plan import models_of_task, own_task, searched_net, uses_supernet
 from nasframe.records import (
     Arch,
     Count,
@@ -48,6 +49,7 @@ from nasframe.stages import choose, measure, model_store
 from nasframe.stages.agreement import Agreement
 from nasframe.stages.examples import readable_examples
 from nasframe.stages.fitting import Fitting, settled
+from nasframe.stages.inputs import data_facts
 from nasframe.stages.origins import renamed, with_supernet, without_reshaped
 from nasframe.stages.reference import check_extracted, expected_outputs
 from nasframe.stages.trials import Candidate, Evaluator, Tally, mac_counter, store_trial
@@ -56,6 +58,7 @@ from nasframe.training.forward import forward_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from nasframe.interfaces import Task
     from nasframe.records import LedgerEntry
     from nasframe.search.budgets import Budget
     from nasframe.search.loop import SearchResult
@@ -140,7 +143,7 @@ def _train_models(fitting: Fitting, patterns: list[str]) -> Work:
     work = fitting.work
     nets: dict[str, nn.Module] = {}
     ledger: list[LedgerEntry] = []
-    for name, net in choose.models(work.models, patterns).items():
+    for name, net in _of_task(stage, work, patterns).items():
         result = fitting.fit(net, name)
         nets[name] = result.net
         ledger.extend(result.ledger)
@@ -162,14 +165,14 @@ def transform(
         save_as: keep the changed network under this name.
     """
     with stage.progress.bar(stage.name):
-        result: Work = stage.make("transform", use)(work)
+        result: Work = stage.make("transform", use, auto_class=_auto_class(stage))(work)
         settled(result.net)
     changed = {name: net for name, net in result.models.items() if net is not work.models.get(name, net)}
     for net in changed.values():
         settled(net)
     if result.vocabulary != work.vocabulary:
         # The task has to tokenise its texts again, and the files of saved models have the old token ids.
-        result = replace(result, task=stage.inputs.task_for(result.tokenizer))
+        result = replace(result, task=stage.inputs.task_for(result.tokenizer, own_task(stage.planned)))
         changed = dict(result.models)
     for name, net in changed.items():
         model_store.renew(stage, name, net, result)
@@ -179,6 +182,12 @@ def transform(
         result = replace(result, models={**result.models, save_as: result.net}, origins=origins)
         model_store.save(stage, save_as, result.net, result.tokenizer)
     return result
+
+
+def _auto_class(stage: StageSession) -> str:
+    """Return the auto class of transformers that has the head of a stage's task."""
+    name, _ = registry.use_of(own_task(stage.planned) or stage.plan.task)
+    return traits_of(TaskFactoryTraits, registry.find("task", name).load()).auto_class
 
 
 def search(
@@ -290,6 +299,8 @@ def search(
     stage.add_ledger(_search_ledger(evaluator, agreement, time.monotonic() - began))
     model_store.save_searched(stage, net, work)
     stage.result["objectives"] = list(objectives)
+    if own_task(stage.planned) is not None:
+        stage.result["data"] = data_facts(work.task)  # of the recipe's task the run itself keeps them
     referred = [name for name in sorted(limited) if _has_percentage(name, constraints, wanted)]
     if referred:
         stage.result["full"] = {name: full[name] for name in referred}
@@ -430,7 +441,8 @@ def evaluate(
         costs: the costs of each model to report; default: parameters (all, backbone, encoder), MACs, size and latency.
         precision: the number format of the forward passes; ``auto`` is bfloat16 if the device computes it natively.
     """
-    chosen = choose.models(work.models or {stage.name: work.net}, models)
+    fitting = models_of_task(stage.plan, stage.planned, work.models)
+    chosen = _of_task(stage, work, models) if fitting else {stage.name: work.net}
     measured = _Measured(stage, work, precision)
     tally = measured.tally
     began = time.monotonic()
@@ -496,7 +508,7 @@ def export(
     from nasframe.export import write as writer
 
     extracted = [name for name in work.archs if name in work.models]  # others were saved when they were trained
-    chosen = choose.models(work.models, models or extracted)
+    chosen = _of_task(stage, work, models or extracted)
     folders = {name: model_folder(stage.store.directory, name) for name in chosen}
     expected = {name: expected_outputs(stage, name, net, work) for name, net in chosen.items()}
     with stage.progress.bar(stage.name) as advance, model_store.recording_files(stage, *chosen):
@@ -516,6 +528,12 @@ def export(
     for name in chosen:
         model_store.keep_path(stage, name)
     return work
+
+
+def _of_task(stage: StageSession, work: Work, patterns: list[str] | None) -> dict[str, nn.Module]:
+    """Return the models that patterns name and that have the head of the stage's task; all of them without patterns."""
+    names = models_of_task(stage.plan, stage.planned, work.models)
+    return choose.models({name: work.models[name] for name in names}, patterns)
 
 
 POSITIONAL = 2
@@ -561,7 +579,11 @@ def perform(work: Work, stage: StageSession) -> Work:
     options = dict(stage.planned.options)
     start = options.pop("from_", None)
     space = options.pop("space", None)
+    task = options.pop("task", None)
     recipes_own = work.space
+    recipes_task = work.task
+    if task is not None:
+        work = replace(work, task=_own_task(stage, task, work))
     # The network before the space, which is made on it.
     if start is not None:
         net = choose.start_network(stage, start, work)
@@ -582,4 +604,16 @@ def perform(work: Work, stage: StageSession) -> Work:
     stage.inputs.probe_task = result.task
     if "space" in stage.planned.options:  # a stage's own space is its own, as it would be after a resume
         result = replace(result, space=recipes_own)
+    if task is not None:
+        if result.vocabulary != work.vocabulary:  # the texts have to be split into the kept tokens
+            recipes_task = stage.inputs.task_for(result.tokenizer)
+        result = replace(result, task=recipes_task)
+        stage.inputs.probe_task = recipes_task
     return result
+
+
+def _own_task(stage: StageSession, use: Mapping[str, Any], work: Work) -> Task:
+    """Return a stage's own task, with the tokenizer that a transform may have made smaller."""
+    if work.vocabulary is None:
+        return stage.inputs.task_of(stage.planned)
+    return stage.inputs.task_for(work.tokenizer, use)

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 
 from nasframe.interfaces import is_categorical
-from nasframe.records import Batch, Evaluation
+from nasframe.records import IGNORED, Batch, Evaluation
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
 from nasframe.testing.toy import tiny_net, tiny_tokenizer
 
@@ -234,8 +234,12 @@ class TaskContract(Contract):
                     "they are classes without names",
                 )
                 continue
-            are_indices = labels.dtype == torch.int64 and int(labels.min()) >= 0
-            require(are_indices, f"labels are {labels.dtype}; make them int64 class indices, 0 or more")
+            are_whole = labels.dtype == torch.int64
+            require(are_whole, f"labels are {labels.dtype}; make them int64 class indices, 0 or more")
+            if labels.ndim == 2:  # of tokens, of which some may not count
+                labels = labels[labels != IGNORED]
+                require(len(labels) > 0, f"all labels of a batch are {IGNORED}; at least one token has to count")
+            require(int(labels.min()) >= 0, f"a label is {int(labels.min())}; make them class indices, 0 or more")
             if task.labels is None:  # tokens, which have no names here
                 continue
             largest = int(labels.max())

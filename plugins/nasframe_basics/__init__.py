@@ -59,6 +59,8 @@ def register_transforms(register):
     register("svd", f"{HERE}.svd:SVD", example={"rank": 4, "linears": "50%", "lower": "truncate"})
     register("reconstruct", f"{HERE}.reconstruct:Reconstruct", example={"models": ["teacher"]})
     register("vocabulary", f"{HERE}.vocabulary:Vocabulary")
+    register("new_head", f"{HERE}.new_head:NewHead")
+    register("redraw", f"{HERE}.redraw:Redraw")
 
 
 @hookimpl
@@ -69,6 +71,7 @@ def register_tasks(register):
     images = f"{HERE}.examples:ImageClassification"
     register("image_classification", f"{HERE}.image_classification:image_classification", example=images)
     register("causal_lm", f"{HERE}.causal_lm:causal_lm", example=f"{HERE}.examples:CausalLM")
+    register("masked_lm", f"{HERE}.masked_lm:masked_lm", example=f"{HERE}.examples:MaskedLM")
     register("package_docs", f"{HERE}.package_docs:package_docs", example={"limit": 240, "max_length": 200})
 
 

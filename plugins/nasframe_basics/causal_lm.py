@@ -8,18 +8,16 @@ same tokens moved on by one, so that every position has a label.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from nasframe.errors import UsageError, listing
+from nasframe.errors import UsageError
 from nasframe.measures import measures
 from nasframe.notices import Notify, say
 from nasframe.records import (
@@ -36,21 +34,23 @@ from nasframe.records import (
 )
 from nasframe.seeds import generator
 from nasframe.weights import refusal
+from nasframe_basics.documents import (
+    Documents,
+    Files,
+    Package,
+    Sources,
+    missing_files,
+    perplexity,
+    read_splits,
+    source_faults,
+    tokenised,
+)
 from nasframe_basics.epochs import EpochBatches, cut
-from nasframe_basics.package_docs import PACKAGES, docstrings_of, source_files
-from nasframe_basics.rows import decoded, located
-from nasframe_basics.splits import Split, carve
-
-Documents: TypeAlias = Literal["paragraph", "line", "file"]
-Package: TypeAlias = Literal[
-    "matplotlib", "networkx", "numpy", "pandas", "python", "scipy", "sklearn", "sympy", "torch", "transformers"
-]
-Files: TypeAlias = Path | str | list[Path | str]
+from nasframe_basics.splits import Split
 
 DEFAULT_LENGTH = 128
 EVALUATION_BATCH = 16
 """Blocks that are evaluated at once; the logits of one block are as many numbers as tokens times vocabulary."""
-TOKENISED_TOGETHER = 1024
 FEWEST = 2
 """Tokens of the shortest block."""
 METRICS: Mapping[str, MetricFormat] = {
@@ -59,21 +59,6 @@ METRICS: Mapping[str, MetricFormat] = {
     "accuracy": MetricFormat(percent=True, standard_error="unknown"),
     "loss": MetricFormat(higher_is_better=False),
 }
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """The documents of one file, or of one package.
-
-    Args:
-        split: the task's split that they belong to.
-        name: the file or package.
-        documents: the texts, in order.
-    """
-
-    split: str
-    name: str
-    documents: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -316,37 +301,14 @@ def causal_lm(
     """
     for place, text in _faults({"train": train, "dev": dev, "packages": packages}):
         raise UsageError(f"causal_lm: {'.'.join(place)}: {text}")
-    corpora = _corpora(train, dev, packages, documents, limit, base)
-    splits = {"train": _joined(corpora, "train")}
-    if dev is None:
-        # Carved before `select`, so that `dev` is the same whatever `select` is.
-        rest, dev_data = carve(splits["train"], dev_share, None, seed, "dev")
-        splits = {"train": rest, "dev": dev_data}
-    else:
-        splits["dev"] = _joined(corpora, "dev")
-        _notify_shared(splits, notify)
-    training, selection = carve(splits["train"], select, None, seed)
-    splits = {"train": training, "select": selection, "dev": splits["dev"]}
-    sources = [DataSource(corpus.split, corpus.name, len(corpus.documents)) for corpus in corpora]
-    return CausalLMTask(splits, length, tokenizer, seed, train_limit, sources, notify)
+    sources = Sources(train, dev, packages, documents=documents, limit=limit, base=base)
+    texts = read_splits(sources, select, dev_share, seed, notify)
+    return CausalLMTask(texts.splits, length, tokenizer, seed, train_limit, texts.sources, notify)
 
 
 def _faults(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield rules about options that types cannot express."""
-    has_files = options.get("train") is not None
-    packages = options.get("packages")
-    if packages is not None and has_files:
-        yield ("packages",), "the texts are named twice. Expected either train or packages."
-    if packages is None and not has_files:
-        yield ("train",), "missing. Expected text files, or packages whose docstrings to read."
-    if options.get("dev") is not None and not has_files:
-        yield ("dev",), "needs train. Expected both, or dev_share."
-    if isinstance(packages, list):
-        repeated = sorted({str(name) for name in packages if packages.count(name) > 1})
-        if repeated:
-            yield ("packages",), f"{listing(repeated)} is named twice. Expected each package once."
-        if not packages:
-            yield ("packages",), f"none named. Expected some of {', '.join(PACKAGES)}."
+    return source_faults(options, ("train", "packages"))
 
 
 def _validate(options: Mapping[str, Any], tokenizer: Any) -> None:
@@ -354,17 +316,9 @@ def _validate(options: Mapping[str, Any], tokenizer: Any) -> None:
     refuse_block(options.get("length", DEFAULT_LENGTH), tokenizer)
 
 
-def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str]]:
-    """Yield the options that name files which are not there."""
-    for name in ("train", "dev"):
-        for path in _paths(options.get(name), base):
-            if not path.is_file():
-                yield name, f"{path}: no such file. Expected a text file."
-
-
 causal_lm.faults = _faults  # type: ignore[attr-defined]
 causal_lm.validate = _validate  # type: ignore[attr-defined]
-causal_lm.on_files = _on_files  # type: ignore[attr-defined]
+causal_lm.on_files = missing_files  # type: ignore[attr-defined]
 causal_lm.auto_class = "AutoModelForCausalLM"  # type: ignore[attr-defined]
 
 
@@ -383,128 +337,6 @@ def refuse_block(length: int, tokenizer: Any) -> None:
         raise refusal("length", [f"{length} is too few tokens for a block. Expected at least {FEWEST}."])
     if length > longest:
         raise refusal("length", [f"{length} is more than the network can read. Expected at most {longest}."])
-
-
-def _paths(files: Files | None, base: Path | None) -> list[Path]:
-    """Return the files that an option names."""
-    if files is None:
-        return []
-    names = files if isinstance(files, list) else [files]
-    return [located(name, base) for name in names]
-
-
-def _corpora(
-    train: Files | None,
-    dev: Files | None,
-    packages: Sequence[str] | None,
-    documents: Documents,
-    limit: int | None,
-    base: Path | None,
-) -> list[Corpus]:
-    """Read the documents, file by file or package by package."""
-    corpora = []
-    for package in packages or ():
-        texts = list(itertools.islice(docstrings(package), limit))
-        if not texts:
-            raise UsageError(f"packages: {package} has no docstrings here. Expected its source files.")
-        corpora.append(Corpus("train", package, texts))
-    for split, files in (("train", train), ("dev", dev)):
-        for path in _paths(files, base):
-            texts = read_documents(path, documents)
-            corpora.append(Corpus(split, str(path), texts[:limit]))
-    return corpora
-
-
-def read_documents(path: Path, unit: Documents) -> list[str]:
-    """Read the documents of a text file.
-
-    Args:
-        path: the file; UTF-8, a byte-order mark allowed.
-        unit: ``paragraph``, ``line`` or ``file``.
-
-    Raises:
-        UsageError: it is missing, is not UTF-8, or holds no text.
-    """
-    text = decoded(path).replace("\r\n", "\n").replace("\r", "\n")
-    if unit == "file":
-        parts = [text.strip("\n")]
-    elif unit == "line":
-        parts = text.split("\n")
-    else:
-        parts = _paragraphs(text)
-    documents = [part for part in parts if part.strip()]
-    if not documents:
-        raise UsageError(f"{path}: no text. Expected at least one {unit}.")
-    return documents
-
-
-def _paragraphs(text: str) -> list[str]:
-    """Return the parts of a text between empty lines.
-
-    >>> _paragraphs("one\\ntwo\\n \\nthree\\n")
-    ['one\\ntwo', 'three']
-    """
-    paragraphs: list[str] = []
-    lines: list[str] = []
-    for line in [*text.split("\n"), ""]:
-        if line.strip():
-            lines.append(line)
-        elif lines:
-            paragraphs.append("\n".join(lines))
-            lines = []
-    return paragraphs
-
-
-def docstrings(package: str) -> Iterator[str]:
-    """Yield the docstrings of a package, each text once, file by file in a fixed order."""
-    seen: set[str] = set()
-    for path in source_files(package):
-        for docstring in docstrings_of(path.read_bytes()):
-            text = docstring.strip()
-            if text and text not in seen and "\0" not in text:
-                seen.add(text)
-                yield text
-
-
-def _joined(corpora: Iterable[Corpus], split: str) -> Split:
-    """Return the documents of a split, labelled by file so that carved splits hold some of each."""
-    texts: list[tuple[str, ...]] = []
-    labels: list[int] = []
-    chosen = [corpus for corpus in corpora if corpus.split == split]
-    for number, corpus in enumerate(chosen):
-        texts += [(text,) for text in corpus.documents]
-        labels += [number] * len(corpus.documents)
-    return Split(texts, np.array(labels, dtype=np.int64))
-
-
-def _notify_shared(splits: Mapping[str, Split], notify: Notify) -> None:
-    """Report the documents of ``dev`` that are in the training files, too."""
-    train_texts = set(splits["train"].texts)
-    dev = splits["dev"].texts
-    shared = sum(text in train_texts for text in dev)
-    if shared:
-        text = f"{shared:,} of {len(dev):,} documents stand in the training files too. They are kept."
-        notify("task.dev", text)
-
-
-def tokenised(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
-    """Return the tokens of texts one after another, ``(tokens,)``, with an end-of-text token behind each.
-
-    Raises:
-        UsageError: the tokenizer has no token for the end of a text.
-    """
-    end = tokenizer.eos_token_id
-    if end is None:
-        end = tokenizer.sep_token_id  # of BERT and its relatives
-    if end is None:
-        raise UsageError("task: the tokenizer has no eos_token. Expected one, which marks the end of each text.")
-    parts = []
-    for start in range(0, len(texts), TOKENISED_TOGETHER):
-        together = list(texts[start : start + TOKENISED_TOGETHER])
-        encoded = tokenizer(together, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        for ids in encoded["input_ids"]:
-            parts.append(np.array([*ids, end], dtype=np.int32))
-    return np.concatenate(parts)
 
 
 def pack(tokens: np.ndarray, length: int, limit: int | None = None) -> Packed:
@@ -526,18 +358,6 @@ def pack(tokens: np.ndarray, length: int, limit: int | None = None) -> Packed:
     labels = tokens[1 : end + 1].reshape(kept, length)
     left_out = len(tokens) - (count * length + 1) if count else len(tokens)
     return Packed(inputs, labels, len(tokens), left_out)
-
-
-def perplexity(loss: float) -> float:
-    """Return the exponential of a mean loss in nats, infinity if that is too large for a number.
-
-    >>> round(perplexity(math.log(8)), 6), perplexity(1e9)
-    (8.0, inf)
-    """
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
 
 
 def _fingerprint(splits: Mapping[str, Split], length: int, limit: int | None) -> str:

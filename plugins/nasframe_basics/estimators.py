@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
-from nasframe.interfaces import SizedSpace, SpaceTraits, traits_of
+from nasframe.interfaces import Piece, PiecewiseSpace, SizedSpace, SpaceTraits, traits_of
 from nasframe.nn.additive import Additive, SliceError
 from nasframe.notices import Notify, say
 from nasframe.outline import Outline
@@ -44,6 +44,8 @@ class Counted:
         highlight: its name in a sentence, if reports show it first.
         trace: returns the cost of a sub-network that is no slice, ``None`` if it cannot be counted; by default the
             extracted model is counted.
+        of_piece: returns the cost of a piece of a network, ``None`` if it cannot be counted; without it, networks that
+            are made of pieces have no table.
     """
 
     unit: str
@@ -52,6 +54,7 @@ class Counted:
     heading: str = ""
     highlight: str = ""
     trace: Callable[[Callable[[Any], Additive], Any, nn.Module, Arch | None], float | None] | None = None
+    of_piece: Callable[[Piece], float | None] | None = None
     _additive_costs: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)  # by network
 
     def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None = None) -> float | None:
@@ -83,6 +86,8 @@ class Counted:
 
     def table(self, space: SearchSpace, net: nn.Module) -> CostTable | None:
         """Return the cost of every choice of the space's domain; ``None`` if choices have no cost of their own."""
+        if isinstance(space, PiecewiseSpace):
+            return self._table_of_pieces(space, net)
         if not isinstance(space, SizedSpace) or not traits_of(SpaceTraits, space).additive:
             return None
         additive = self._additive(net)
@@ -98,6 +103,18 @@ class Counted:
         for knob, costs in table.choices.items():
             choices[knob] = [self.factor * cost for cost in costs]
         return CostTable(self.factor * table.base, choices)
+
+    def _table_of_pieces(self, space: PiecewiseSpace, net: nn.Module) -> CostTable | None:
+        """Return the table of a space whose networks are made of pieces, each counted once."""
+        if self.of_piece is None or isinstance(net, Outline):
+            return None
+        prices = {}
+        for name, piece in space.pieces(net).items():
+            cost = self.of_piece(piece)
+            if cost is None:
+                return None
+            prices[name] = self.factor * cost
+        return space.priced(prices)
 
     def _additive(self, net: nn.Module) -> Any:
         """Return the costs of a network's layers, heads and neurons; ``None`` if its sub-networks are no slices."""
@@ -158,6 +175,24 @@ class Tracing:
         from nasframe.nn.traced import size
 
         return self._counted("size", size, table, space, net, arch)
+
+    def macs_of_piece(self, batch: int, length: int | None, how: Counting, piece: Piece) -> float | None:
+        """Count the multiply-adds of a piece on the shapes of the run's probe batch; ``None`` without one."""
+        from nasframe.nn.inputs import resized
+        from nasframe.nn.traced import UncountableError, forward_macs, weightless
+
+        inputs = None if self.probe_inputs is None else self.probe_inputs()
+        if piece.inputs is None:
+            return 0.0
+        if inputs is None or how != "matmul":
+            return None
+        shapes = {name: tensor.to("meta") for name, tensor in resized(inputs, batch, length).items()}
+        arguments = piece.inputs(shapes)
+        module = weightless(piece.module)
+        try:
+            return forward_macs(lambda **_: module(*arguments), {})
+        except UncountableError:
+            return None
 
     def macs(
         self,
@@ -228,7 +263,8 @@ def params(notify: Notify = say) -> Counted:
     True
     """
     trace = partial(Tracing(notify).params, "all")
-    return Counted("parameters", partial(_params, part="all"), trace=trace, heading="params")
+    count_params = partial(_params, part="all")
+    return Counted("parameters", count_params, trace=trace, heading="params", of_piece=_params_of_piece)
 
 
 def backbone_params(notify: Notify = say) -> Counted:
@@ -271,8 +307,10 @@ def macs(
         probe_inputs: injected; returns the inputs of the run's probe batch.
     """
     count_macs = partial(_macs, batch=batch, length=length or LENGTH, how=count)
-    trace = partial(Tracing(notify, probe_inputs).macs, batch, length, count)
-    return Counted("MACs", count_macs, heading="MACs", highlight="MACs", trace=trace)
+    tracing = Tracing(notify, probe_inputs)
+    trace = partial(tracing.macs, batch, length, count)
+    of_piece = partial(tracing.macs_of_piece, batch, length, count)
+    return Counted("MACs", count_macs, heading="MACs", highlight="MACs", trace=trace, of_piece=of_piece)
 
 
 def flops(
@@ -301,7 +339,7 @@ def size(notify: Notify = say) -> Counted:
     Args:
         notify: injected; told if a network cannot be counted.
     """
-    return Counted("bytes", _size, heading="size", trace=Tracing(notify).size)
+    return Counted("bytes", _size, heading="size", trace=Tracing(notify).size, of_piece=_size_of_piece)
 
 
 # Bytes depend on the types of the weights, which an outline does not have.
@@ -316,6 +354,20 @@ def _params(net: nn.Module | Outline, part: Part) -> Additive:
     from nasframe.nn import count
 
     return count.params(net, part)
+
+
+def _params_of_piece(piece: Piece) -> float:
+    """Count the parameters of a piece."""
+    from nasframe.nn.traced import parameters
+
+    return parameters(piece.module)
+
+
+def _size_of_piece(piece: Piece) -> float:
+    """Count the bytes of a piece's parameters."""
+    from nasframe.nn.traced import size
+
+    return size(piece.module)
 
 
 def _macs(net: nn.Module | Outline, batch: int, length: int, how: Counting) -> Additive:

@@ -72,6 +72,17 @@ class CausalLM(TaskContract):
         return {"train": str(file), "documents": "line", "length": 16, "select": 20, "dev_share": 20}
 
 
+class MaskedLM(TaskContract):
+    """A text file, a document on each line."""
+
+    def options(self, folder: Path) -> Mapping[str, Any]:
+        """Write ``texts.txt``."""
+        lines = [text for text, _ in sentences(100)]
+        file = folder / "texts.txt"
+        file.write_text("\n".join(lines), encoding="utf-8")
+        return {"train": str(file), "documents": "line", "length": 16, "select": 20, "dev_share": 20}
+
+
 class HF(ModelContract):
     """A tiny BERT in a directory."""
 

@@ -269,9 +269,20 @@ def _from_file(split: str, path: Path, layout: Layout, *_: int) -> Source:
     if names is not None and layout.numbered:
         names = tuple(map(str, range(len(names))))
     left_out: list[str] = []
-    skip_short = left_out.append if layout.skip_short else None
-    rows = read_tsv(path, layout.header, skip_short)
+    rows = read_rows(path, layout, left_out)
     return _source(split, path, rows, layout.texts, layout.label, names, left_out)
+
+
+def read_rows(path: Path, layout: Layout, left_out: list[str] | None = None) -> list[Row]:
+    """Read the rows of one of a task's TSV files.
+
+    Args:
+        path: the file.
+        layout: the task's.
+        left_out: gets the places of broken rows, if the published file has some.
+    """
+    places = [] if left_out is None else left_out
+    return read_tsv(path, layout.header, places.append if layout.skip_short else None)
 
 
 def _from_hub(hub: str, name: str, layout: Layout, base: Path | None) -> list[Source]:

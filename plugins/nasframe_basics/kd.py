@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # torch is imported when training begins, as nasframe_basics.
 class KD(Modifier):
     """Learn from a teacher's logits: ``(1 − weight) · loss + weight · T² · KL(teacher ‖ student)``.
 
-    In regression the second term is the mean squared difference of the outputs.
+    In regression the second term is the mean squared difference of the outputs. If each token has a label, the tokens
+    whose labels count are compared: in a masked language model, the masked ones.
 
     Args:
         teacher: name of the saved teacher.
@@ -40,7 +41,7 @@ class KD(Modifier):
         """Return the loss with the teacher's term."""
         from torch.nn import functional
 
-        from nasframe.nn.losses import distillation
+        from nasframe.nn.losses import counted, distillation
         from nasframe.nn.outputs import logits_of
 
         if not self.weight:
@@ -50,5 +51,6 @@ class KD(Modifier):
         if not is_categorical(step.job.task):  # one output, whose softmax would always be 1
             term = functional.mse_loss(student.float(), teacher.float())
         else:
-            term = distillation(student, teacher, self.temperature)
+            labels = step.batch.labels  # of a masked language model, only the masked tokens count
+            term = distillation(counted(student, labels), counted(teacher, labels), self.temperature)
         return (1 - self.weight) * loss + self.weight * term

@@ -154,7 +154,7 @@ def _empty(source: Finished, about: Mapping[str, Any]) -> ArchTable:
 
 def _name_metrics(table: ArchTable, metrics: Mapping[str, float], source: Finished) -> None:
     """Set which metrics a table has, and how they read, from an evaluation; the primary one comes first if it can."""
-    formats = formats_of(source.inputs.task)
+    formats = formats_of(source.task)
     primary = source.data["primary"]
     # Metrics without a format are left out: nobody knows whether more or less of them is better.
     known = [primary, *(name for name in metrics if name in formats and name != primary)]

@@ -349,7 +349,7 @@ def estimated_seconds(prepared: Prepared, path: Path) -> float:
         plan = resolve(load_recipe(path.parent / METHODS / f"{method.name}.yaml" if prepared.is_study else path))
         shares = [target.share.percent / 100 for target in prepared.targets[method.name] if target.share is not None]
         share = float(np.mean(shares)) if shares else 1.0
-        for row in dry_run.describe_stages(plan, inputs.work, forward, share):
+        for row in dry_run.describe_stages(inputs, forward, share, plan):
             if row["name"] != TEACHER or trains_teacher:  # the methods share it
                 seconds += len(prepared.request.seeds) * row["seconds"]
         trains_teacher = False

@@ -293,7 +293,7 @@ def _probe_inputs(finished: Finished) -> dict[str, Any]:
     inputs = invented_inputs(finished.net)  # without the run's data, which a deployment may not have
     if inputs is not None:
         return inputs
-    return probe_inputs(finished.inputs.task)
+    return probe_inputs(finished.task)
 
 
 def _view_outputs(finished: Finished, choice: Choice, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nasframe.plan import own_task
 from nasframe.records import canonical_json
 from nasframe.running import dry_run as dryrun
 from nasframe.running.cache import Cache, default_folder
 from nasframe.running.cache_keys import digest, stage_keys
-from nasframe.running.start import input_digests
+from nasframe.running.start import materials
 from nasframe.stages.inputs import RunInputs
 from nasframe_studies.file import origin
 from nasframe_studies.metric_check import check_metric
@@ -245,15 +246,16 @@ class _Probe:
     """Loads data and measures speed, once for all runs that have them in common: both take seconds or more a run."""
 
     def __init__(self) -> None:
-        self.starts: dict[str, dict[str, Any]] = {}
+        self.starts: dict[str, list[dict[str, Any]]] = {}
         self.speeds: dict[str, float] = {}
 
-    def start(self, plan: Plan) -> dict[str, Any]:
-        """Return digests of what a run starts from."""
+    def start(self, plan: Plan) -> list[dict[str, Any]]:
+        """Return digests of what the stages of a run start from."""
         # With the seed, since data and initial weights may depend on it. A plan without a model starts from its space.
-        key = canonical_json([*origin(plan), plan.seed, plan.model or plan.space])
+        tasks = [own_task(stage) for stage in plan.stages]
+        key = canonical_json([*origin(plan), plan.seed, plan.model or plan.space, tasks])
         if key not in self.starts:
-            self.starts[key] = input_digests(RunInputs(plan))
+            self.starts[key] = materials(RunInputs(plan))
         return self.starts[key]
 
     def outlook(self, plan: Plan) -> _Outlook:
@@ -275,7 +277,7 @@ class _Probe:
             # Of each plan by itself, since arms may have other spaces over one model.
             share = dryrun.mean_share(inputs)
         return _Outlook(
-            stages=dryrun.describe_stages(plan, work, seconds, share),
+            stages=dryrun.describe_stages(inputs, seconds, share),
             costs=dryrun.ranges(inputs),
             limits=list(dryrun.limit_rows(inputs)),
         )

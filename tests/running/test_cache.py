@@ -67,7 +67,7 @@ def write(folder: Path) -> None:
 def keys_of(folder: Path, *overrides: str) -> dict[str, str]:
     registry.plugins.cache_clear()
     plan = resolve(nf.load_recipe(folder / "recipe.yaml", overrides))
-    found = keys.stage_keys(plan, start.input_digests(RunInputs(plan)))
+    found = keys.stage_keys(plan, start.materials(RunInputs(plan)))
     registry.plugins.cache_clear()
     return {stage.name: keys.digest(parts) for stage, parts in zip(plan.stages, found, strict=True)}
 
