@@ -12,8 +12,8 @@ name              what
 ``seed``          samplers, tasks, transforms: an integer made from the run's seed and the stage
 ``costs``         samplers: a function from a list of archs to an array ``(archs, costs)`` of those counted
                   costs that the budgets, constraints and objectives name, or else of ``params``
-``tables``        samplers: a function from the name of a cost to its :class:`~nasframe.records.CostTable`, or ``None`` if
-                  the cost is not among the recipe's or is no sum over choices
+``tables``        samplers: a function from the name of a cost to its :class:`~nasframe.records.CostTable`; ``None`` for
+                  a cost that is not among the recipe's or is no sum over choices
 ``config``        spaces, tasks: the Hugging Face configuration of the network; before a run, spaces get an
                   :class:`~nasframe.outline.Outline` if they say ``sizes_suffice = True``; tasks get ``None`` if the
                   model has no ``skeleton``
@@ -814,9 +814,12 @@ class TrainerTraits:
     Args:
         returns_arch: false promises that architectures only come from a stage's modifiers. A recipe is then rejected if
             a later stage needs an architecture from the trainer.
+        takes_modifiers: false for a loop that does without the task's loss, so that neither modifiers nor a sampler
+            have a place in it. A recipe is rejected if a stage has both such a trainer and one of these.
     """
 
     returns_arch: bool = True
+    takes_modifiers: bool = True
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from nasframe import registry
 from nasframe.declarations import TEACHER, WITH_OWN_TASK, KnownNames, Stage, budgets_of, head_of, outcome_of
 from nasframe.errors import NasframeError, listing, suggestion
 from nasframe.folders import shared_folder
+from nasframe.interfaces import TrainerTraits, traits_of
 from nasframe.measures import loss_fault
 from nasframe.options import Fault, groups_of, ref_kind, unknown_option, validate
 from nasframe.plan import PlannedStage, needs_space
@@ -405,12 +406,30 @@ def training_faults(stage: CheckedStage) -> Iterator[Fault]:
     if written.get("epochs") is None and written.get("max_steps") is None:
         yield (), "how long to train is missing. Expected 'epochs' or 'max_steps'."
     yield from _sampler_faults(options)
+    yield from _trainer_faults(options)
     batch = options.get("batch_size")
     parts = options.get("accumulate")
     if isinstance(batch, int) and isinstance(parts, int) and parts > batch:
         yield ("accumulate",), f"splits a batch of {batch} into {parts} parts. Expected at most {batch}."
     if options.get("teacher_states") is not None and options.get("teacher_cache") != "run":
         yield ("teacher_states",), "has no effect without 'teacher_cache: run'."
+
+
+def _trainer_faults(options: Mapping[str, Any]) -> Iterator[Fault]:
+    """Find a sampler or modifiers of a training whose trainer has no place for them."""
+    use = options.get("trainer")
+    if use is None:
+        return
+    try:
+        name, _ = registry.use_of(use)
+        factory = registry.find("trainer", name).load()
+    except NasframeError:  # reported where the trainer stands
+        return
+    if traits_of(TrainerTraits, factory).takes_modifiers:
+        return
+    for option in ("sampler", "arch", "modifiers"):
+        if options.get(option):
+            yield (option,), f"has no place in the loop of trainer {name!r}. Expected none."
 
 
 def _sampler_faults(options: Mapping[str, Any]) -> Iterator[Fault]:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from nasframe.errors import UsageError
 from nasframe.records import Arch
@@ -157,6 +157,38 @@ class Screen:
     def violation(self, arch: Arch) -> float:
         """Return the sum of the relative excesses, which domains descend on."""
         return violation(self.costs(arch), self.bounds)
+
+
+def bounds_of(domain: Any) -> dict[str, Bounds] | None:
+    """Return the bounds of a restricted domain, for samplers that compute with them instead of trying.
+
+    Args:
+        domain: a domain that was restricted by :class:`Screen`, perhaps several times.
+
+    Returns:
+        Cost → bounds; ``None`` if the domain has a condition of another kind, too, which only trying can tell.
+
+    >>> from nasframe.search.domain import Choices
+    >>> domain = Choices({"width": [1, 2]}).restrict(keep=Screen({"params": Bounds(high=5.0)}, lambda arch: {}))
+    >>> bounds_of(domain)
+    {'params': Bounds(low=-inf, high=5.0)}
+    """
+    conditions = [getattr(domain, "keep", None)]
+    limits: dict[str, Bounds] = {}
+    is_whole = True
+    while conditions:
+        condition = conditions.pop()
+        if condition is None:
+            continue
+        inner = getattr(condition, "conditions", None)
+        if inner is not None:  # several conditions at once
+            conditions += inner
+        elif isinstance(condition, Screen):
+            for cost, bound in condition.bounds.items():
+                limits[cost] = bound.joined(limits[cost]) if cost in limits else bound
+        else:
+            is_whole = False
+    return limits if is_whole else None
 
 
 def penalised(

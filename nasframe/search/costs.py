@@ -128,6 +128,27 @@ def full_costs(estimators: Mapping[str, Estimator], space: Any, net: Any) -> dic
     return costs
 
 
+def tables(estimators: Mapping[str, Estimator], space: Any, net: Any) -> Callable[[str], CostTable | None]:
+    """Return the function that samplers get as ``tables``: from the name of a cost to its additive table.
+
+    Args:
+        estimators: name → estimator.
+        space: the space that the architectures are from.
+        net: the network that they are sub-networks of.
+
+    Returns:
+        A function that returns ``None`` for an unknown cost, and for one that is no sum over choices.
+    """
+
+    @functools.cache
+    def table_of(name: str) -> CostTable | None:
+        if name not in estimators:
+            return None
+        return cost_table(estimators[name], space, net)
+
+    return table_of
+
+
 def cost_rows(
     estimators: Mapping[str, Estimator], names: Sequence[str], space: Any, net: Any
 ) -> Callable[[Sequence[Arch]], np.ndarray] | None:

@@ -10,6 +10,7 @@ from nasframe.errors import RunError
 from nasframe.interfaces import CURRENT, written_arch
 from nasframe.measures import formats_of
 from nasframe.records import canonical_json
+from nasframe.search.costs import tables
 from nasframe.search.restrict import joined
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def sampler(stage: StageSession, use: Any, work: Work, bounded: Iterable[str] = 
     assert work.space is not None
     # The shared sampler learns of the recipe's bounds only, since it outlives this stage.
     costs = stage.session.cost_rows(work, bounded)
-    return stage.make("sampler", use, domain=work.space.domain, costs=costs)
+    of_choices = tables(stage.estimators, work.space, work.net)
+    return stage.make("sampler", use, domain=work.space.domain, costs=costs, tables=of_choices)
 
 
 def domain(stage: StageSession, space: Any, use: Any, within: Mapping[str, list[Any]] | None) -> Any:

@@ -69,13 +69,14 @@ class Session:
 
 def new_shared_sampler(inputs: RunInputs, space: SearchSpace, net: nn.Module) -> Any:
     """Make a recipe's own sampler, which has learned nothing yet."""
-    from nasframe.search.costs import cost_rows
+    from nasframe.search.costs import cost_rows, tables
 
     plan = inputs.plan
     # Of no stage's name, so that a stage put before the others does not change what it proposes.
     seed = stream_seed(plan.seed, "sampler", "shared")
     costs = cost_rows(inputs.estimators, aimed_costs(plan), space, net)
-    return registry.make("sampler", plan.sampler, {"domain": space.domain, "seed": seed, "costs": costs})
+    inject = {"domain": space.domain, "seed": seed, "costs": costs, "tables": tables(inputs.estimators, space, net)}
+    return registry.make("sampler", plan.sampler, inject)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ def register_samplers(register):
     register("every", f"{HERE}.samplers:EverySampler")
     register("sandwich", f"{HERE}.samplers:SandwichSampler")
     register("evolution", f"{HERE}.evolution:EvolutionSampler")
+    register("milp", f"{HERE}.milp:MilpSampler", example=f"{HERE}.examples:Milp")
+    register("dynamic", f"{HERE}.dynamic:DynamicSampler", example=f"{HERE}.examples:Dynamic")
 
 
 @hookimpl

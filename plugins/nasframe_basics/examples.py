@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AlbertConfig, AlbertForSequenceClassification
 
 from nasframe.nn.custom import Described
-from nasframe.testing import FamilyContract, ModelContract, TaskContract
+from nasframe.records import CostTable
+from nasframe.testing import FamilyContract, ModelContract, SamplerContract, TaskContract
 from nasframe.testing.toy import tiny_net, tiny_tokenizer
 
 WORDS = ("a", "dull", "fine", "film", "plot", "long", "short", "scene", "is", "not")
@@ -173,3 +174,41 @@ class Mirrored(Described):
         """Return the logits of token ids ``(examples, tokens)``."""
         states = self.embed(input_ids) * attention_mask[..., None]
         return {"logits": self.second(self.first(states.mean(1)).relu())}
+
+
+def sizes_table(domain: Any) -> CostTable:
+    """Return the sizes of values as a table: numbers count as they are, lists by their lengths."""
+    choices = {}
+    for knob, values in domain.knobs.items():
+        choices[knob] = [float(len(value) if isinstance(value, list) else value) for value in values]
+    return CostTable(0.0, choices)
+
+
+class Milp(SamplerContract):
+    """A score that is a sum over the knobs' values."""
+
+    trials = 40
+    rounds = 4
+    milliseconds = 400.0
+
+    def options(self, folder: Path) -> Mapping[str, Any]:
+        """Return the score that the table is of."""
+        return {"score": "size"}
+
+    def make(self, domain: Any, seed: int) -> Any:
+        """Make the sampler with a table of sizes."""
+        return self.registered(domain=domain, seed=seed, tables=lambda cost: sizes_table(domain))
+
+
+class Dynamic(SamplerContract):
+    """A score that is a sum over the knobs' values."""
+
+    trials = 400
+
+    def options(self, folder: Path) -> Mapping[str, Any]:
+        """Return the score that the table is of."""
+        return {"score": "size"}
+
+    def make(self, domain: Any, seed: int) -> Any:
+        """Make the sampler with a table of sizes."""
+        return self.registered(domain=domain, seed=seed, tables=lambda cost: sizes_table(domain))

@@ -547,13 +547,17 @@ def moved(match: Match) -> bool:
     return list(match.outputs) != sorted(match.outputs)
 
 
-def minilm_l6(attention: Literal["sdpa", "eager"] | None = None, notify: Notify = say) -> HF:
+def minilm_l6(
+    attention: Literal["sdpa", "eager"] | None = None, auto_class: str = SEQUENCE, notify: Notify = say
+) -> HF:
     """Return MiniLM-L6-H384 (Wang et al. 2020, arXiv 2002.10957), a BERT of 6 layers, 12 heads and 22.7M parameters.
 
-    The weights are all-MiniLM-L6-v2's: from the package that the extra ``quickstart`` installs, else from the hub.
+    The weights are all-MiniLM-L6-v2's: from the package that the extra ``quickstart`` installs, else from the hub. They
+    have no head: one for classes is new, and of one that predicts tokens the map before the embedding's matrix.
 
     Args:
         attention: which of transformers' attention functions to use; default: ``sdpa``.
+        auto_class: injected; the auto class of transformers that has the head which the task needs.
         notify: injected; receives notices about new parts of the network.
     """
     path = MINILM_HUB
@@ -562,6 +566,6 @@ def minilm_l6(attention: Literal["sdpa", "eager"] | None = None, notify: Notify 
         folder = Path(spec.origin).parent / "model"
         if folder.is_dir():
             path = str(folder)
-    model = HF(path, attention=attention, notify=notify)
+    model = HF(path, attention=attention, auto_class=auto_class, notify=notify)
     model._hub_id = MINILM_HUB  # the package's files are those of the hub
     return model

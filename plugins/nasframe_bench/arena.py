@@ -28,7 +28,7 @@ from nasframe.progress import Progress
 from nasframe.records import Arch, Trial, arch_id, canonical_json
 from nasframe.search import constraints
 from nasframe.search.constraints import parse_bounds
-from nasframe.search.costs import cost_function, cost_rows
+from nasframe.search.costs import cost_function, cost_rows, tables
 from nasframe.search.loop import search
 from nasframe.search.restrict import joined
 from nasframe.seeds import stream_seed
@@ -131,6 +131,7 @@ class Arena:
             "domain": self.space.domain,
             "seed": stream_seed(seed, "sampler", "bench"),
             "costs": cost_rows(self.estimators, self.cost_names, self.space, None),  # type: ignore[arg-type]
+            "tables": tables(self.estimators, self.space, None),  # type: ignore[arg-type]
         }
         return registry.make("sampler", use, inject)
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from nasframe import registry
 from nasframe.errors import RunError
 from nasframe.folders import folder_name
-from nasframe.interfaces import MeasuredEstimator
-from nasframe.records import Arch, CostFormat, Trial, arch_id
+from nasframe.interfaces import MeasuredEstimator, SamplerTraits, traits_of
+from nasframe.records import Arch, CostFormat, CostTable, Trial, arch_id
 from nasframe.report.budgets import over_budget, plain_bounds
 from nasframe.report.format import cost_formats
 from nasframe.search.budgets import Budget, check_reachable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from nasframe.search.budgets import Costs
 
 DEFAULT_SAMPLER = "evolution"  # of runs whose search had no sampler of its own that learned in training
+FROM_TABLES = 1  # evaluations a budget, if the sampler computes its proposals from tables
 TRIALS = 40  # evaluations a budget, if the archive is thin
 ENOUGH = 10  # architectures near a budget from which on the archive answers alone
 NEAR = 0.85  # the share of a budget from which on a cost is near it
@@ -136,6 +138,9 @@ class Deployer:
         for budget in self.budgets:
             if trials is not None:
                 evaluations = trials
+            elif self._from_tables(sampler) is not None:
+                # Its first proposal is its best, and what the archive has was the best within other bounds.
+                evaluations = FROM_TABLES
             elif self.has_enough(budget):
                 evaluations = 0
             else:
@@ -163,13 +168,15 @@ class Deployer:
             return finished.evaluate(arch, examples).metrics
 
         # A new one for each budget, so that one budget gets the same proposals whatever else is asked for.
-        proposer = finished.shared_sampler() if sampler is None else None
+        from_tables = self._from_tables(sampler)
+        proposer = finished.shared_sampler() if sampler is None and from_tables is None else None
         domain, region = finished.space.domain, finished.region
         if proposer is not None:  # it may join knobs, and its proposals lie in a domain that joins them, too
             domain, region = joined(domain, finished.plan.sampler), joined(region, finished.plan.sampler)
         else:
             seed = stream_seed(finished.plan.seed, "deploy", str(budget))
-            proposer = make("sampler", sampler or DEFAULT_SAMPLER, {"domain": region, "seed": seed})
+            inject = {"domain": region, "seed": seed, "tables": self._tables()}
+            proposer = make("sampler", sampler or from_tables or DEFAULT_SAMPLER, inject)
         result = loop.search(
             proposer,
             domain,
@@ -186,6 +193,28 @@ class Deployer:
             max_rejections=MAX_REJECTIONS,
         )
         self.trials += [trial for trial in result.trials if trial.state == "done"]
+
+    def _from_tables(self, sampler: Any) -> Any:
+        """Return the sampler that is used if it computes its proposals from tables; ``None`` for any other one.
+
+        Args:
+            sampler: the one that was asked for; ``None`` is the run's own.
+        """
+        use = self.finished.stage.options.get("sampler") if sampler is None else sampler
+        if use is None or use == "shared":
+            return None
+        name, _ = registry.use_of(use)
+        traits = traits_of(SamplerTraits, registry.find("sampler", name).load())
+        return use if traits.from_tables else None
+
+    def _tables(self) -> Callable[[str], CostTable | None]:
+        """Return the tables of the run's costs, for samplers that compute with them."""
+        from nasframe.search.costs import tables
+
+        finished = self.finished
+        for name in _bounded_costs(self.budgets):
+            finished.estimator(name)  # a cost that the recipe does not name
+        return tables(finished.inputs.estimators, finished.space, finished.net)
 
     def has_enough(self, budget: Budget) -> bool:
         """Return whether enough known architectures meet a budget and are near its upper bounds."""

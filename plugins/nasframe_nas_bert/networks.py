@@ -11,6 +11,7 @@ behind a slash divides: ``mha/2`` has half of the heads, ``ffn/4`` a quarter of 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from nasframe.nn.custom import Described
 
 NOTHING = "-"
 """The word for a sub-layer that is left out."""
+
 
 class Attention(nn.Module):
     """Attention of all tokens to all tokens.
@@ -357,14 +359,20 @@ class OperatorChain(Described):
     ) -> None:
         super().__init__()
         borders = [embedding, *(block["width"] for block in blocks), head["width"]]
-        differing = [before != after for before, after in zip(borders, borders[1:], strict=False)]
+        differing = [before != after for before, after in itertools.pairwise(borders)]
         self.joins = differing if joins is None else list(joins)
         self.sizes = {"words": words, "embedding": embedding, "blocks": [dict(block) for block in blocks]}
-        self.settings = {"head": dict(head), "head_size": head_size, "tied": tied, "dropout": dropout, "epsilon": epsilon}
+        self.settings = {
+            "head": dict(head),
+            "head_size": head_size,
+            "tied": tied,
+            "dropout": dropout,
+            "epsilon": epsilon,
+        }
 
         self.embedding = Embedding(**words, size=embedding, dropout=dropout, epsilon=epsilon)
         self.maps = nn.ModuleList()
-        for before, after, has_map in zip(borders, borders[1:], self.joins, strict=False):
+        for (before, after), has_map in zip(itertools.pairwise(borders), self.joins, strict=True):
             self.maps.append(nn.Linear(before, after) if has_map else nn.Identity())
         self.blocks = nn.ModuleList()
         for block in blocks:
@@ -448,6 +456,7 @@ class ChainLibrary(Described):
         epsilon: of the normalisations.
         losses: part → candidate → how far its output is from the teacher's, for the candidates that are left. A part is
             ``embedding`` or ``block.0``, ``block.1`` …
+        measured: the measured times of operations, and how they were measured.
     """
 
     def __init__(
@@ -463,9 +472,11 @@ class ChainLibrary(Described):
         dropout: float = 0.1,
         epsilon: float = 1e-12,
         losses: dict[str, dict[str, float]] | None = None,
+        measured: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.width = width
+        self.measured = measured
         self.losses = {part: dict(of_part) for part, of_part in (losses or {}).items()}
         self.arguments = {
             "words": words,
@@ -491,8 +502,16 @@ class ChainLibrary(Described):
         self.apply(draw)
 
     def describe(self) -> dict[str, Any]:
-        """Return the sizes, and the candidates that are left with their losses."""
-        return {**self.arguments, "losses": self.losses}
+        """Return the sizes, the candidates that are left with their losses, and measured times."""
+        return {**self.arguments, "losses": self.losses, "measured": self.measured}
+
+    @property
+    def longest(self) -> int:
+        """The number of tokens that the networks can read."""
+        words = self.arguments["words"]
+        # In RoBERTa's way of counting, the first positions are those of padding.
+        taken = words["pad"] + 1 if words["counts_from_pad"] else 0
+        return int(words["positions"]) - taken
 
     def embed(self, size: int, ids: torch.Tensor, types: torch.Tensor | None) -> torch.Tensor:
         """Return what an embedding of a size gives in place of the teacher's, ``(batch, length, width)``."""
@@ -563,9 +582,7 @@ class CandidateBlock(nn.Module):
         layer: SubLayer = self.layers[str(width)][position][key_of(word)]  # type: ignore[index]
         return layer
 
-    def forward(
-        self, states: torch.Tensor, mask: torch.Tensor, width: int, operations: Sequence[str]
-    ) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, width: int, operations: Sequence[str]) -> torch.Tensor:
         """Return what a candidate gives in place of the teacher's block, ``(batch, length, outer)``."""
         states = self.maps_in[str(width)](states)
         for position, word in enumerate(operations):

@@ -7,6 +7,7 @@ layer, how much is left of them. Both are this space with other options.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -324,7 +325,7 @@ class OperatorChains:
         sizes = list(range(len(self.embeddings)))
         pairs = [PairCosts(EMBEDDING, self.block_names[0], (sizes, kinds.tolist()), into_blocks)]
         between = [[self._map_price(prices, before, after) for after in widths] for before in widths]
-        for first, second in zip(self.block_names, self.block_names[1:], strict=False):
+        for first, second in itertools.pairwise(self.block_names):
             pairs.append(PairCosts(first, second, (kinds.tolist(), kinds.tolist()), between))
         return CostTable(prices["head"], choices, tuple(pairs))
 

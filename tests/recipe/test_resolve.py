@@ -183,7 +183,10 @@ def test_problems_of_the_recipe(changes, expected):
         ({"train": {"epochs": 1, "modifiers": "kd"}}, "stages.train.modifiers  'kd' does not fit"),
         ({"train": {"epochs": 1, "from": "techer"}}, "stages.train.from  no network 'techer' at this point"),
         ({"train": {"epochs": 1, "arch": "best@30%"}}, "no architecture 'best@30%' at this point. There are: best@75%"),
-        ({"transform": {"score": "taylor"}}, "missing 'use'. Expected one of assign_bits, new_head, reconstruct, redraw, rewire"),
+        (
+            {"transform": {"score": "taylor"}},
+            "missing 'use'. Expected one of assign_bits, new_head, reconstruct, redraw, rewire",
+        ),
         ({"transform": {"use": "rewire", "rank": 3}}, "stages.transform.rank  transform 'rewire' has no option 'rank'"),
         ({"transform": {"use": "rewire", "rank": 3}}, "It belongs to transform 'svd'"),
         ({"transform": {"use": "svd", "maps": ["query"]}}, "stages.transform  svd: nothing to factorise"),
