@@ -720,10 +720,12 @@ class Piece:
         module: the part, with or without values.
         inputs: from the inputs of a batch (name → tensor) to the arguments of the module's forward, on the batch's
             device; ``None`` for a part that only has parameters.
+        part: of the network: its ``encoder``, its ``embedding`` or its ``head``.
     """
 
     module: nn.Module
     inputs: Callable[[Mapping[str, torch.Tensor]], Sequence[Any]] | None
+    part: Literal["encoder", "embedding", "head"] = "encoder"
 
 
 @runtime_checkable

@@ -75,6 +75,14 @@ class Described(nn.Module):
         """Return the part whose parameters and bytes count as the network's costs: by default all of it."""
         return self
 
+    def part(self, name: str) -> nn.Module | None:
+        """Return a part whose parameters are a cost of their own; by default ``None``, which cannot be counted.
+
+        Args:
+            name: ``encoder``, its layers; or ``backbone``, all but the head.
+        """
+        return None
+
 
 def described(net: Described) -> dict[str, Any]:
     """Return the description of a network, JSON-plain; :func:`rebuilt` makes a network of it.

@@ -161,6 +161,24 @@ def parameters(net: nn.Module) -> float:
     return float(sum(parameter.numel() for parameter in counted(net).parameters()))
 
 
+def parameters_of_part(net: nn.Module, part: str) -> float:
+    """Return the number of parameters of a part of a network.
+
+    Args:
+        net: the network.
+        part: ``all``, ``backbone`` or ``encoder``.
+
+    Raises:
+        UncountableError: the network does not name such a part.
+    """
+    if part == "all":
+        return parameters(net)
+    module = net.part(part) if isinstance(net, Described) else None
+    if module is None:
+        raise UncountableError(f"it has no part {part!r} that is known")
+    return float(sum(parameter.numel() for parameter in module.parameters()))
+
+
 def size(net: nn.Module) -> float:
     """Return the bytes of a network's parameters in their present types, tied ones once.
 

@@ -159,14 +159,12 @@ class Tracing:
         return Traced()
 
     def params(self, part: Part, table: Table, space: Any, net: nn.Module, arch: Arch | None) -> float | None:
-        """Count parameters; only the tables know the parts of a network."""
+        """Count parameters, all of them or those of a part that the network names."""
 
         def count(model: nn.Module) -> float:
-            from nasframe.nn.traced import UncountableError, parameters
+            from nasframe.nn.traced import parameters_of_part
 
-            if part != "all":
-                raise UncountableError(f"it has no part {part!r} that is known")
-            return parameters(model)
+            return parameters_of_part(model, part)
 
         return self._counted(part, count, table, space, net, arch)
 
@@ -264,7 +262,7 @@ def params(notify: Notify = say) -> Counted:
     """
     trace = partial(Tracing(notify).params, "all")
     count_params = partial(_params, part="all")
-    return Counted("parameters", count_params, trace=trace, heading="params", of_piece=_params_of_piece)
+    return Counted("parameters", count_params, trace=trace, heading="params", of_piece=partial(_params_of_piece, "all"))
 
 
 def backbone_params(notify: Notify = say) -> Counted:
@@ -274,7 +272,9 @@ def backbone_params(notify: Notify = say) -> Counted:
         notify: injected; told if a network has no such part.
     """
     trace = partial(Tracing(notify).params, "backbone")
-    return Counted("parameters", partial(_params, part="backbone"), trace=trace, heading="backbone")
+    count_params = partial(_params, part="backbone")
+    of_piece = partial(_params_of_piece, "backbone")
+    return Counted("parameters", count_params, trace=trace, heading="backbone", of_piece=of_piece)
 
 
 def encoder_params(notify: Notify = say) -> Counted:
@@ -285,7 +285,14 @@ def encoder_params(notify: Notify = say) -> Counted:
     """
     count_params = partial(_params, part="encoder")
     trace = partial(Tracing(notify).params, "encoder")
-    return Counted("parameters", count_params, trace=trace, heading="encoder", highlight="encoder parameters")
+    return Counted(
+        "parameters",
+        count_params,
+        trace=trace,
+        heading="encoder",
+        highlight="encoder parameters",
+        of_piece=partial(_params_of_piece, "encoder"),
+    )
 
 
 def macs(
@@ -356,11 +363,12 @@ def _params(net: nn.Module | Outline, part: Part) -> Additive:
     return count.params(net, part)
 
 
-def _params_of_piece(piece: Piece) -> float:
-    """Count the parameters of a piece."""
+def _params_of_piece(part: Part, piece: Piece) -> float:
+    """Count the parameters of a piece, if it belongs to a part of the network."""
     from nasframe.nn.traced import parameters
 
-    return parameters(piece.module)
+    left_out = {"all": (), "backbone": ("head",), "encoder": ("head", "embedding")}
+    return 0.0 if piece.part in left_out[part] else parameters(piece.module)
 
 
 def _size_of_piece(piece: Piece) -> float:

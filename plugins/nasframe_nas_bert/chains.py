@@ -102,7 +102,7 @@ class Shape:
         if self.free:
             operations = tuple(word for word in operations if word != NOTHING)
         if width not in self.widths:
-            raise UsageError(f"{value!r}: no such width. Expected one of {listing(self.widths)}.")
+            raise UsageError(f"{value!r}: no such width. Expected one of {listing(map(str, self.widths))}.")
         fewest = 1 if self.free else len(self.slots)
         if not fewest <= len(operations) <= len(self.slots):
             wanted = f"{fewest} to {len(self.slots)}" if self.free else str(len(self.slots))

@@ -103,10 +103,11 @@ class OperatorLatency:
         return {name: tensor.to(parameter.device) for name, tensor in probe.items()}
 
     def _conditions(self, net: Any, inputs: Mapping[str, torch.Tensor]) -> Conditions:
+        from nasframe.nn.positions import usable_positions
         from nasframe_nas_bert.pieces import conditions
 
         # The same whatever the task's batches are, so that all stages go by the same times.
-        length = self.length or min(LENGTH, net.longest)
+        length = self.length or min(LENGTH, usable_positions(net) or LENGTH)
         return conditions(inputs, self.batch, length, self.repeats, self.warmup, self.threads)
 
     def _times(self, net: nn.Module, space: Any, inputs: Any, how: Conditions) -> Times:

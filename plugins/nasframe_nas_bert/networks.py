@@ -4,9 +4,9 @@ Every sub-layer has the same form, a residual sum followed by a normalisation, a
 All of a block have one width; between blocks, a linear map leads from one width to the next. An
 :class:`OperatorChain` has one chain, a :class:`ChainLibrary` has all candidates of every block.
 
-Operations are written as words: ``mha`` attention with as many heads as fit the width, ``ffn`` with four times as many
-neurons, ``conv3`` a separable convolution over 3 tokens, ``linear`` one map of each token, ``-`` nothing. A number
-behind a slash divides: ``mha/2`` has half of the heads, ``ffn/4`` a quarter of the neurons.
+Operations are written as words: ``mha`` attention with as many heads as fit the width, ``ffn`` with a multiple of the
+width as neurons, ``conv3`` a separable convolution over 3 tokens, ``linear`` one map of each token, ``-`` nothing. A
+number behind a slash divides: ``mha/2`` has half of the heads, ``ffn/4`` a quarter of the neurons.
 """
 
 from __future__ import annotations
@@ -115,18 +115,19 @@ class LinearMap(nn.Module):
         return output
 
 
-def operation(word: str, width: int, head_size: int) -> nn.Module:
+def operation(word: str, width: int, head_size: int, expansion: float) -> nn.Module:
     """Return the operation that a word means.
 
     Args:
         word: see the module.
         width: of the tokens' states.
         head_size: of attention.
+        expansion: neurons for each number of the width.
 
     Raises:
         ValueError: no operation has this name, or it cannot be divided so.
 
-    >>> operation("ffn/2", 8, 4).up
+    >>> operation("ffn/2", 8, 4, 4.0).up
     Linear(in_features=8, out_features=16, bias=True)
     """
     kind, _, divisor = word.partition("/")
@@ -137,9 +138,10 @@ def operation(word: str, width: int, head_size: int) -> nn.Module:
             raise ValueError(f"{word}: {width} numbers are no {heads / part:g} heads of {head_size}.")
         return Attention(width, heads // part, head_size)
     if kind == "ffn":
-        if 4 * width % part:
-            raise ValueError(f"{word}: {4 * width} neurons cannot be divided by {part}.")
-        return FeedForward(width, 4 * width // part)
+        neurons = round(expansion * width)
+        if neurons % part:
+            raise ValueError(f"{word}: {neurons} neurons cannot be divided by {part}.")
+        return FeedForward(width, neurons // part)
     if divisor:
         raise ValueError(f"{word}: only mha and ffn can be divided.")
     if kind == "linear":
@@ -157,13 +159,14 @@ class SubLayer(nn.Module):
         word: the operation.
         width: of the tokens' states.
         head_size: of attention.
+        expansion: neurons for each number of the width.
         dropout: of the operation's output, and of attention, while training.
         epsilon: of the normalisation.
     """
 
-    def __init__(self, word: str, width: int, head_size: int, dropout: float, epsilon: float) -> None:
+    def __init__(self, word: str, width: int, head_size: int, expansion: float, dropout: float, epsilon: float) -> None:
         super().__init__()
-        self.operation = operation(word, width, head_size)
+        self.operation = operation(word, width, head_size, expansion)
         self.norm = nn.LayerNorm(width, eps=epsilon)
         self.dropout = dropout
 
@@ -202,7 +205,8 @@ class Embedding(nn.Module):
     ) -> None:
         super().__init__()
         self.words = nn.Embedding(vocabulary, size, padding_idx=pad)
-        self.positions = nn.Embedding(positions, size)
+        # In RoBERTa's way of counting, the row of the padding token's number is that of padding.
+        self.position_embeddings = nn.Embedding(positions, size, padding_idx=pad if counts_from_pad else None)
         self.types = nn.Embedding(types, size) if types else None
         self.norm = nn.LayerNorm(size, eps=epsilon)
         self.dropout = dropout
@@ -216,7 +220,7 @@ class Embedding(nn.Module):
             places = is_token.cumsum(1) * is_token + self.pad
         else:
             places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        total = self.words(ids) + self.positions(places)
+        total = self.words(ids) + self.position_embeddings(places)
         if self.types is not None:
             total = total + self.types(torch.zeros_like(ids) if types is None else types)
         dropout = self.dropout if self.training else 0.0
@@ -338,6 +342,7 @@ class OperatorChain(Described):
         blocks: of each block its ``width`` and its ``operations``, words as in the module's description.
         head: see :func:`make_head`.
         head_size: of attention.
+        expansion: neurons of ``ffn`` for each number of the width.
         joins: for each border, the one behind the embedding first and the one before the head last, whether there is a
             map; default: where the widths differ.
         tied: whether the head of tokens shares its matrix with the embedding of words.
@@ -352,6 +357,7 @@ class OperatorChain(Described):
         blocks: Sequence[dict[str, Any]],
         head: dict[str, Any],
         head_size: int,
+        expansion: float = 4.0,
         joins: Sequence[bool] | None = None,
         tied: bool = False,
         dropout: float = 0.1,
@@ -365,6 +371,7 @@ class OperatorChain(Described):
         self.settings = {
             "head": dict(head),
             "head_size": head_size,
+            "expansion": expansion,
             "tied": tied,
             "dropout": dropout,
             "epsilon": epsilon,
@@ -376,7 +383,9 @@ class OperatorChain(Described):
             self.maps.append(nn.Linear(before, after) if has_map else nn.Identity())
         self.blocks = nn.ModuleList()
         for block in blocks:
-            layers = [SubLayer(word, block["width"], head_size, dropout, epsilon) for word in block["operations"]]
+            layers = [
+                SubLayer(word, block["width"], head_size, expansion, dropout, epsilon) for word in block["operations"]
+            ]
             self.blocks.append(nn.ModuleList(layers))
         self.head = make_head(head, words["vocabulary"], dropout, epsilon)
         self.apply(draw)
@@ -392,6 +401,11 @@ class OperatorChain(Described):
         if isinstance(self.head, TokenHead):
             return nn.ModuleList([self.embedding, self.maps, self.blocks])
         return self
+
+    def part(self, name: str) -> nn.Module | None:
+        """Return the blocks and the maps between them, and as the backbone also the embedding."""
+        encoder = [self.maps, self.blocks]
+        return nn.ModuleList(encoder if name == "encoder" else [self.embedding, *encoder])
 
     def for_task(self, auto_class: str, labels: Sequence[str] | None) -> OperatorChain:
         """Return the same chain with copies of its weights, and a new head for classes or tokens.
@@ -452,6 +466,7 @@ class ChainLibrary(Described):
         blocks: number of blocks.
         head: the teacher's, see :func:`make_head`.
         head_size: of attention.
+        expansion: neurons of ``ffn`` for each number of the width.
         dropout: while training.
         epsilon: of the normalisations.
         losses: part → candidate → how far its output is from the teacher's, for the candidates that are left. A part is
@@ -469,6 +484,7 @@ class ChainLibrary(Described):
         blocks: int,
         head: dict[str, Any],
         head_size: int,
+        expansion: float = 4.0,
         dropout: float = 0.1,
         epsilon: float = 1e-12,
         losses: dict[str, dict[str, float]] | None = None,
@@ -487,6 +503,7 @@ class ChainLibrary(Described):
             "blocks": blocks,
             "head": dict(head),
             "head_size": head_size,
+            "expansion": expansion,
             "dropout": dropout,
             "epsilon": epsilon,
         }
@@ -497,21 +514,13 @@ class ChainLibrary(Described):
             self.embedding_maps[str(size)] = map_between(size, width)
         self.blocks = nn.ModuleList()
         for _ in range(blocks):
-            self.blocks.append(CandidateBlock(width, widths, slots, head_size, dropout, epsilon))
+            self.blocks.append(CandidateBlock(width, widths, slots, head_size, expansion, dropout, epsilon))
         self.head = make_head(head, words["vocabulary"], dropout, epsilon)
         self.apply(draw)
 
     def describe(self) -> dict[str, Any]:
         """Return the sizes, the candidates that are left with their losses, and measured times."""
         return {**self.arguments, "losses": self.losses, "measured": self.measured}
-
-    @property
-    def longest(self) -> int:
-        """The number of tokens that the networks can read."""
-        words = self.arguments["words"]
-        # In RoBERTa's way of counting, the first positions are those of padding.
-        taken = words["pad"] + 1 if words["counts_from_pad"] else 0
-        return int(words["positions"]) - taken
 
     def embed(self, size: int, ids: torch.Tensor, types: torch.Tensor | None) -> torch.Tensor:
         """Return what an embedding of a size gives in place of the teacher's, ``(batch, length, width)``."""
@@ -552,6 +561,7 @@ class CandidateBlock(nn.Module):
         widths: those that it may have inside.
         slots: words of the operations at each position.
         head_size: of attention.
+        expansion: neurons of ``ffn`` for each number of the width.
         dropout: while training.
         epsilon: of the normalisations.
     """
@@ -562,6 +572,7 @@ class CandidateBlock(nn.Module):
         widths: Sequence[int],
         slots: Sequence[Sequence[str]],
         head_size: int,
+        expansion: float,
         dropout: float,
         epsilon: float,
     ) -> None:
@@ -573,7 +584,7 @@ class CandidateBlock(nn.Module):
             positions = nn.ModuleList()
             for slot in slots:
                 words = [word for word in slot if word != NOTHING]
-                layers = {key_of(word): SubLayer(word, width, head_size, dropout, epsilon) for word in words}
+                layers = {key_of(word): SubLayer(word, width, head_size, expansion, dropout, epsilon) for word in words}
                 positions.append(nn.ModuleDict(layers))
             self.layers[str(width)] = positions
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from nasframe.errors import UsageError, listing
 from nasframe.interfaces import Piece
-from nasframe.records import Arch, CostTable, Count, Forward, PairCosts, Percent, Size
+from nasframe.records import Arch, CostTable, Count, Forward, PairCosts, Percent, Positive, Size
 from nasframe.search.domain import Choices
 from nasframe.units import share
 from nasframe_nas_bert.chains import MOST, Chain, Shape, read, words_of
@@ -35,6 +35,7 @@ from nasframe_nas_bert.teachers import (
     heads_of,
     layers_of,
     layout_of,
+    neurons_of,
     require_gelu,
     width_of,
 )
@@ -60,20 +61,22 @@ class OperatorChains:
     ``{embedding: 128, block.0: "256: mha ffn conv3", …}``.
 
     Args:
-        blocks: number of blocks; each stands for as many of the network's layers.
+        blocks: number of blocks, each of which stands for as many of the network's layers; default: one for each layer.
+            Published: 4 blocks of 12 layers.
         length: the most operations of a block; default: two for each layer that it stands for, which has two
             sub-layers itself.
         widths: widths of blocks, in numbers or as shares of the network's width, rounded to whole heads; published:
             128 to 512 at a width of 768.
         embeddings: sizes of the embedding, likewise.
         operations: what each position may be. ``mha``: attention with as many heads as fit the width; ``ffn``: two maps
-            with four times the width between them; ``conv3``: separable convolution over three tokens (or any odd
+            with a multiple of the width between them; ``conv3``: separable convolution over three tokens (or any odd
             number); ``linear``. ``mha/2`` has half of the heads, ``ffn/4`` a quarter of the neurons.
         pattern: in place of ``operations``, a list of operations for each sub-layer of a layer, first that of
             attention, then that of the feed-forward maps; ``-`` leaves it out. A block repeats it for each layer.
         start: ``new`` draws all operations; ``teacher`` begins those of the network's own width with the layers that
             they stand for.
         head_size: numbers of an attention head; default: as in the network.
+        expansion: neurons of ``ffn`` for each number of the width; default: as in the network, of which BERT has 4.
         config: injected; the network's sizes.
 
     Raises:
@@ -82,7 +85,7 @@ class OperatorChains:
 
     def __init__(
         self,
-        blocks: Count = 4,
+        blocks: Count | None = None,
         length: Count | None = None,
         widths: list[Size | Percent] | None = None,
         embeddings: list[Size | Percent] | None = None,
@@ -90,6 +93,7 @@ class OperatorChains:
         pattern: list[list[str]] | None = None,
         start: Literal["new", "teacher"] = "new",
         head_size: Size | None = None,
+        expansion: Positive | None = None,
         config: Any = None,
     ) -> None:
         layout_of(config)
@@ -97,11 +101,14 @@ class OperatorChains:
         self.start = start
         self.width = width_of(config)
         self.head_size = head_size or self.width // heads_of(config)
+        self.expansion = expansion or neurons_of(config) / self.width
         self.layers = layers_of(config)
-        self.blocks = blocks
-        if self.layers % blocks:
-            raise UsageError(f"operator_chains.blocks: {blocks} blocks of {self.layers} layers. Expected a divisor.")
-        of_block = self.layers // blocks
+        self.blocks = blocks or self.layers
+        if self.layers % self.blocks:
+            raise UsageError(
+                f"operator_chains.blocks: {self.blocks} blocks of {self.layers} layers. Expected a divisor."
+            )
+        of_block = self.layers // self.blocks
         self.shape = Shape(
             widths=self._sizes("widths", widths or ["100%"], self.head_size),
             slots=_slots(operations, pattern, length, of_block),
@@ -138,17 +145,19 @@ class OperatorChains:
             for word in words_of(self.shape.slots):
                 try:
                     with torch.device("meta"):
-                        operation(word, width, self.head_size)
+                        operation(word, width, self.head_size, self.expansion)
                 except ValueError as error:
                     option = "operations" if self.shape.free else "pattern"
                     raise UsageError(f"operator_chains.{option}: at width {width}: {error}") from error
         if self.start == "teacher" and self.width not in self.shape.widths:
             raise UsageError(
                 f"operator_chains.start: only operations of the network's width, {self.width}, can begin with its "
-                f"layers. Widths: {listing(self.shape.widths)}."
+                f"layers. Widths: {listing(map(str, self.shape.widths))}."
             )
         if self.start == "teacher" and len(self.shape.slots) != 2 * self.layers // self.blocks:
             raise UsageError("operator_chains.start: a block of another length has no sub-layer for each of its own.")
+        if self.start == "teacher" and self.expansion != neurons_of(self.config) / self.width:
+            raise UsageError("operator_chains.expansion: only the network's own lets operations begin with its layers.")
         if self.shape.count() > MOST:
             raise UsageError(
                 f"operator_chains: {self.shape.count():,} candidates of a block. Expected at most {MOST:,}: more "
@@ -179,6 +188,16 @@ class OperatorChains:
             arch[name] = str(self.shape.parsed(sizes[name]))
         return dict(self.domain.canonical(arch))
 
+    def whole(self) -> dict[str, Any]:
+        """Return the architecture of the network itself, of a space that begins with its layers.
+
+        Raises:
+            UsageError: the space does not have it.
+        """
+        layers = self.layers // self.blocks
+        text = f"{self.width}: {' '.join(['mha', 'ffn'] * layers)}"
+        return self.arch({EMBEDDING: self.width, **dict.fromkeys(self.block_names, text)})
+
     def chains_of(self, arch: Arch) -> list[Chain]:
         """Return an architecture's chains, block by block."""
         return [read(arch[name]) for name in self.block_names]
@@ -204,6 +223,7 @@ class OperatorChains:
                 blocks=self.blocks,
                 head=head_of(net, self.config),
                 head_size=self.head_size,
+                expansion=self.expansion,
                 dropout=float(getattr(self.config, "hidden_dropout_prob", 0.1)),
                 epsilon=float(getattr(self.config, "layer_norm_eps", 1e-12)),
             )
@@ -242,6 +262,7 @@ class OperatorChains:
                 blocks=[_description(chain) for chain in chains],
                 head=arguments["head"],
                 head_size=arguments["head_size"],
+                expansion=arguments["expansion"],
                 joins=[joined is not None for joined in borders],
                 dropout=arguments["dropout"],
                 epsilon=arguments["epsilon"],
@@ -278,7 +299,7 @@ class OperatorChains:
 
         pieces = {}
         for size, embedding in net.embeddings.items():
-            pieces[f"embedding@{size}"] = Piece(embedding, _token_inputs)
+            pieces[f"embedding@{size}"] = Piece(embedding, _token_inputs, "embedding")
         block = net.blocks[0]
         for width in self.shape.widths:
             for position, slot in enumerate(self.shape.slots):
@@ -292,7 +313,7 @@ class OperatorChains:
             with torch.random.fork_rng(devices=[]), torch.device(device):
                 joined = torch.nn.Linear(before, after)
             pieces[_map_name(before, after)] = Piece(joined, _states_alone(before))
-        pieces["head"] = Piece(HeadAlone(head), _states_alone(self.width))
+        pieces["head"] = Piece(HeadAlone(head), _states_alone(self.width), "head")
         return pieces
 
     def _border_widths(self) -> list[tuple[int, int]]:

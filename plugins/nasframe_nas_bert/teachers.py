@@ -151,6 +151,11 @@ def heads_of(config: Any) -> int:
     return int(getattr(config, "num_attention_heads", None) or config.n_heads)
 
 
+def neurons_of(config: Any) -> int:
+    """Return the number of neurons of a layer's feed-forward maps."""
+    return int(getattr(config, "intermediate_size", None) or config.hidden_dim)
+
+
 def words_of(config: Any) -> dict[str, Any]:
     """Return what an embedding's description has to say of a network's words."""
     layout = layout_of(config)
@@ -220,7 +225,7 @@ def copy_embeddings(library: ChainLibrary, teacher: nn.Module, config: Any) -> N
     directions: torch.Tensor | None = None
     for size, embedding in library.embeddings.items():
         assert isinstance(embedding, Embedding)
-        tables = [(embedding.words, words), (embedding.positions, positions)]
+        tables = [(embedding.words, words), (embedding.position_embeddings, positions)]
         if embedding.types is not None and types is not None:
             tables.append((embedding.types, types))
         if int(size) == library.width:

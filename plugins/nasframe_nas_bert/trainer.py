@@ -9,6 +9,7 @@ different machines. Labels of our own, N1 to N8, are listed on the method's page
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +45,9 @@ class Blockwise:
         teacher: name of the saved network whose blocks are learned.
         loss: ``mse``, the mean squared error of states (published); or ``relative``, divided by the mean square of the
             teacher's states, as Puzzle has it.
+        score: what ``block_loss`` adds up: the ``loss`` of each candidate (NAS-BERT); or how far the teacher's outputs
+            are from those of the teacher with this one block replaced, ``replace`` (Puzzle), which needs a space with
+            ``start: teacher``.
         bins: number of bins, by each of ``costs``; a candidate whose costs fall into different bins is left out. 0
             keeps all candidates, as Puzzle does.
         costs: the additive costs that bins are made of; published: parameters and latency. The recipe names them under
@@ -63,6 +67,7 @@ class Blockwise:
         self,
         teacher: str = "teacher",
         loss: Literal["mse", "relative"] = "mse",
+        score: Literal["loss", "replace"] = "loss",
         bins: Natural = 10,
         costs: list[str] | None = None,
         sample: Count = 2000,
@@ -74,6 +79,7 @@ class Blockwise:
     ) -> None:
         self.teacher = teacher
         self.loss = loss
+        self.score = score
         self.bins = bins
         self.costs = ["params", "operator_latency"] if costs is None else list(costs)
         self.sample = sample
@@ -109,6 +115,8 @@ class Blockwise:
             return
         if not hasattr(space, "alone"):
             raise UsageError("blockwise: needs a space of chains of operations, such as operator_chains.")
+        if self.score == "replace" and space.start != "teacher":
+            raise UsageError("blockwise.score: replace needs a space with 'start: teacher', which has all its blocks.")
         count = space.shape.count()
         if not self.bins and count > MOST_WITHOUT_BINS:
             raise UsageError(
@@ -356,24 +364,35 @@ class _Fit:
             states: the teacher's, from :meth:`_teacher_states`.
         """
         from nasframe.nn.losses import masked_mse
-        from nasframe.training.optim import autocast
         from nasframe_nas_bert.networks import seen
 
-        ids = inputs["input_ids"]
-        mask = seen(ids, inputs.get("attention_mask"))
-        with autocast(self.job.options.precision, self.device):
-            if part == EMBEDDING:
-                output = self.net.embed(self.candidates[part][candidate], ids, inputs.get("token_type_ids"))
-                target = states[0]
-            else:
-                number = self.space.block_names.index(part)
-                chain = self.candidates[part][candidate]
-                output = self.net.blocks[number](states[number], mask, chain.width, chain.operations)
-                target = states[number + 1]
+        mask = seen(inputs["input_ids"], inputs.get("attention_mask"))
+        output = self._output(part, candidate, inputs, states, mask)
+        target = states[self.space.parts.index(part)]  # Y_0 of the embedding, Y_n of block n
         error = masked_mse(output, target, mask)
         if self.trainer.loss == "relative":
             error = error / masked_mse(target, target * 0, mask)  # (P1)
         return error
+
+    def _output(
+        self,
+        part: str,
+        candidate: int,
+        inputs: Mapping[str, torch.Tensor],
+        states: Sequence[torch.Tensor],
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return what a candidate gives in place of its part of the teacher."""
+        from nasframe.training.optim import autocast
+
+        chosen = self.candidates[part][candidate]
+        with autocast(self.job.options.precision, self.device):
+            if part == EMBEDDING:
+                output: torch.Tensor = self.net.embed(chosen, inputs["input_ids"], inputs.get("token_type_ids"))
+            else:
+                number = self.space.block_names.index(part)
+                output = self.net.blocks[number](states[number], mask, chosen.width, chosen.operations)
+        return output.float()
 
     def _parameters(self, part: str) -> list[torch.nn.Parameter]:
         """Return the parameters of a part."""
@@ -417,6 +436,55 @@ class _Fit:
         self.ledger.add("evaluation", evaluations=1)
         return total / examples
 
+    def scored(self, part: str, candidate: int) -> float:
+        """Return the score of a candidate that is left."""
+        if self.trainer.score == "loss":
+            return self.measured(part, candidate)
+        return self.divergence(part, candidate)
+
+    def divergence(self, part: str, candidate: int) -> float:
+        """Return how far the teacher's outputs are from those with one part replaced, the mean over ``select`` (P2)."""
+        import torch
+
+        from nasframe.interfaces import is_categorical
+        from nasframe.nn.losses import distillation
+        from nasframe_nas_bert.networks import seen
+
+        total = 0.0
+        examples = 0
+        with torch.no_grad():
+            for inputs, states in self.examined:
+                mask = seen(inputs["input_ids"], inputs.get("attention_mask"))
+                output = self._output(part, candidate, inputs, states, mask)
+                following = 0 if part == EMBEDDING else self.space.block_names.index(part) + 1
+                logits = self.parent.head(self._through_parent(output, mask, following))
+                expected = self.parent.head(states[-1])
+                if is_categorical(self.job.task):
+                    error = distillation(logits, expected)  # KL(teacher ‖ replaced)
+                else:
+                    error = (logits - expected).square().mean()
+                count = len(mask)
+                total += float(error) * count
+                examples += count
+        self.ledger.add("evaluation", evaluations=1)
+        return max(total / examples, 0.0)  # rounding makes a divergence of 0 negative
+
+    def _through_parent(self, states: torch.Tensor, mask: torch.Tensor, first: int) -> torch.Tensor:
+        """Run the teacher's own blocks from one on."""
+        for block in list(self.parent.blocks)[first:]:
+            for layer in block:
+                states = layer(states, mask)
+        return states
+
+    @functools.cached_property
+    def parent(self) -> Any:
+        """The teacher as a chain, whose blocks can be run one by one."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            library = self.space.supernet(self.teacher)
+        return self.space.extract(library, self.space.whole()).to(self.device).eval()
+
     def shrink(self) -> None:
         """Drop candidates in each bin of each block."""
         began = time.perf_counter()
@@ -444,7 +512,7 @@ class _Fit:
             if self.trainer.bins and not survivors.done:
                 unfinished.append(part)
             rng = generator(self.job.seed, "finish", self.job.stage, part)
-            of_part, _ = survivors.finish(lambda candidate, part=part: self.measured(part, candidate), rng)
+            of_part, _ = survivors.finish(lambda candidate, part=part: self.scored(part, candidate), rng)
             names = [str(value) for value in self.space.domain.knobs[part]]
             losses[part] = {names[candidate]: loss for candidate, loss in of_part.items()}
         if unfinished:
