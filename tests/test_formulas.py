@@ -20,6 +20,7 @@ METHODS = {
     "nasframe_dynabert",
     "nasframe_frontier",
     "nasframe_hspg",
+    "nasframe_nas_bert",
     "nasframe_nxmiformer",
     "nasframe_pictures",
     "nasframe_rosita",

@@ -74,7 +74,9 @@ def _place_of_load(stages: list[Node], plain: Sequence[Any], at: Position, probl
         stages.insert(0, load)
         return 0
     position = saving[0]
-    for number in range(position):
+    # A stage that starts from the model itself does not see what came before.
+    starts_anew = verb_of(plain[position])[1].get("from") in ("pretrained", "random")
+    for number in range(0 if starts_anew else position):
         if declaration_of(verb_of(plain[number])[0]).replaces_net:
             text = (
                 f"changes the network that the stage {names[position]!r} trains, but the recipe's {TEACHER!r} is "

@@ -120,7 +120,7 @@ def in_order(problem: AdditiveProblem) -> Iterator[dict[str, Any]]:
             if np.isfinite(bound):
                 heapq.heappush(waiting, (float(bound), next(counter), ending))
 
-    firsts = [(value,) for value in range(len(problem.parts[last].values))]
+    firsts: list[tuple[int, ...]] = [(value,) for value in range(len(problem.parts[last].values))]
     add(last, firsts, sums.completed(fronts, last, firsts))
     while waiting:
         _, _, ending = heapq.heappop(waiting)
@@ -207,6 +207,7 @@ class _Sums:
                     rows = (self.base + own)[None]
                 else:
                     joined = []
+                    # (N7): every beginning that none beats, with every choice of the next block
                     for kind, front in fronts[-1].items():
                         joined.append(front + self.pairs[number - 1][kind, before[value]] + own)
                     rows = np.concatenate(joined) if joined else np.empty((0, len(self.base)))
@@ -279,7 +280,9 @@ def undominated(rows: np.ndarray) -> np.ndarray:
     >>> undominated(np.array([[1.0, 5.0], [2.0, 4.0], [2.0, 6.0], [1.0, 5.0]])).tolist()
     [[1.0, 5.0], [2.0, 4.0]]
     """
-    rows = np.unique(rows, axis=0)  # sorted by the first column: no later row can undercut an earlier one in all
+    rows = np.asarray(
+        np.unique(rows, axis=0)
+    )  # sorted by the first column: no later row can undercut an earlier one in all
     front = np.empty((0, rows.shape[1]))
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
@@ -287,9 +290,10 @@ def undominated(rows: np.ndarray) -> np.ndarray:
             beaten = np.zeros(len(chunk), dtype=bool)
             for first in range(0, len(front), CHUNK):
                 part = front[first : first + CHUNK]
-                beaten |= (part[None, :, :] <= chunk[:, None, :]).all(axis=2).any(axis=1)
+                undercuts: np.ndarray = (part[None, :, :] <= chunk[:, None, :]).all(axis=2)  # type: ignore[assignment]
+                beaten |= undercuts.any(axis=1)
             chunk = chunk[~beaten]
-        below = (chunk[None, :, :] <= chunk[:, None, :]).all(axis=2)
+        below: np.ndarray = (chunk[None, :, :] <= chunk[:, None, :]).all(axis=2)  # type: ignore[assignment]
         np.fill_diagonal(below, False)
         front = np.concatenate([front, chunk[~below.any(axis=1)]])
     return front

@@ -53,4 +53,4 @@ class KD(Modifier):
         else:
             labels = step.batch.labels  # of a masked language model, only the masked tokens count
             term = distillation(counted(student, labels), counted(teacher, labels), self.temperature)
-        return (1 - self.weight) * loss + self.weight * term
+        return (1 - self.weight) * loss + self.weight * term  # (N8): (1 − λ) NLL + λ KL(teacher ‖ student)

@@ -74,14 +74,14 @@ class MilpSampler:
             model.forbid(arch)
         archs: list[Arch] = []
         while len(archs) < n:
-            arch = model.solve(self.seconds)
-            if arch is None:
+            solution = model.solve(self.seconds)
+            if solution is None:
                 break
-            model.forbid(arch)
+            model.forbid(solution)
             # The solver meets bounds up to rounding, and does not know conditions of other kinds.
-            if domain.contains(arch):
-                archs.append(arch)
-                self.known[arch_id(arch)] = copy.deepcopy(arch)
+            if domain.contains(solution):
+                archs.append(solution)
+                self.known[arch_id(solution)] = copy.deepcopy(solution)
         return archs
 
     def _from_list(self, n: int, domain: Any, problem: AdditiveProblem) -> list[Arch]:
@@ -152,7 +152,7 @@ class _Model:
         self.pairs: dict[Any, dict[tuple[int, int], int]] = {}
         self.rows: list[_Row] = []
         self._choose_one_each()
-        self.objective = self._weights(problem.score)
+        self.objective = self._weights(problem.score)  # (P3): the best sum of scores, one value of each knob
         for limit in problem.limits:
             self._limit(limit.table, limit.bounds.low, limit.bounds.high)
 
@@ -236,7 +236,9 @@ class _Model:
         from scipy.sparse import csr_array
 
         count = self.whole + sum(map(len, self.pairs.values()))
-        rows, columns, weights = [], [], []
+        rows: list[int] = []
+        columns: list[int] = []
+        weights: list[float] = []
         for number, row in enumerate(self.rows):
             rows += [number] * len(row.weights)
             columns += row.weights.keys()

@@ -69,8 +69,8 @@ class Shape:
         """Return all candidates, roughly from cheap to expensive."""
         lengths = range(1, len(self.slots) + 1) if self.free else [len(self.slots)]
         rough = {word: _squares(word) for slot in self.slots for word in slot}
-        costs = []
-        chains = []
+        costs: list[tuple[float, int, int]] = []
+        chains: list[Chain] = []
         for length in lengths:
             for operations in itertools.product(*self.slots[:length]):
                 squares = sum(rough[word] for word in operations)
@@ -93,6 +93,8 @@ class Shape:
         >>> str(shape.parsed({"width": 64, "operations": ["mha", "-", "ffn"]}))
         '64: mha ffn'
         """
+        width: Any
+        operations: tuple[str, ...]
         if isinstance(value, Mapping):
             width, operations = value.get("width"), tuple(value.get("operations") or ())
         else:

@@ -155,7 +155,7 @@ class BlockLoss:
         if not losses or arch is None:
             return None
         total = 0.0
-        for part, value in arch.items():
+        for part, value in arch.items():  # (N6): the loss of a network is the sum of its blocks' losses
             loss = losses[part].get(str(value))
             if loss is None:
                 return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +64,9 @@ class ChainFromScratch:
                 f"chain_from_scratch: {name!r} is a {type(net).__name__}. Expected a chain that was extracted from a "
                 "library with a head that predicts tokens, as after 'task: masked_lm'."
             )
-        size = net.sizes["embedding"]
-        width = net.sizes["blocks"][-1]["width"]
+        sizes: Mapping[str, Any] = net.sizes
+        size = sizes["embedding"]
+        width = sizes["blocks"][-1]["width"]
         head = {"kind": "tokens", "width": width, "size": size}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(self.seed, "weights", name))

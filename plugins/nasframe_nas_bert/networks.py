@@ -292,7 +292,7 @@ def make_head(head: dict[str, Any], vocabulary: int, dropout: float, epsilon: fl
     return ClassHead(head["width"], head["labels"], head["activation"], dropout)
 
 
-def outputs_of(head: nn.Module, states: torch.Tensor, hidden: Sequence[torch.Tensor] | None) -> Any:
+def outputs_of(head: Any, states: torch.Tensor, hidden: Sequence[torch.Tensor] | None) -> Any:
     """Return a head's logits as transformers would.
 
     Args:
@@ -367,8 +367,12 @@ class OperatorChain(Described):
         borders = [embedding, *(block["width"] for block in blocks), head["width"]]
         differing = [before != after for before, after in itertools.pairwise(borders)]
         self.joins = differing if joins is None else list(joins)
-        self.sizes = {"words": words, "embedding": embedding, "blocks": [dict(block) for block in blocks]}
-        self.settings = {
+        self.sizes: dict[str, Any] = {
+            "words": words,
+            "embedding": embedding,
+            "blocks": [dict(block) for block in blocks],
+        }
+        self.settings: dict[str, Any] = {
             "head": dict(head),
             "head_size": head_size,
             "expansion": expansion,
@@ -441,7 +445,8 @@ class OperatorChain(Described):
         mask = seen(input_ids, attention_mask)
         states = self.embedding(input_ids, token_type_ids)
         hidden = [states]
-        for map, block in zip(self.maps, self.blocks, strict=False):
+        blocks: Any = self.blocks
+        for map, block in zip(self.maps, blocks, strict=False):
             states = map(states)
             for layer in block:
                 states = layer(states, mask)
@@ -494,7 +499,7 @@ class ChainLibrary(Described):
         self.width = width
         self.measured = measured
         self.losses = {part: dict(of_part) for part, of_part in (losses or {}).items()}
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "words": words,
             "width": width,
             "embeddings": list(embeddings),

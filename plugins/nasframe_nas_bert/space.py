@@ -268,12 +268,14 @@ class OperatorChains:
                 epsilon=arguments["epsilon"],
             )
         model.embedding.load_state_dict(net.embeddings[str(size)].state_dict())
-        for own, border in zip(model.maps, borders, strict=True):
+        maps: Any = model.maps
+        blocks: Any = model.blocks
+        for own, border in zip(maps, borders, strict=True):
             if border is not None:
                 with torch.no_grad():
                     own.weight.copy_(border[0])
                     own.bias.copy_(border[1])
-        for own_block, block, chain in zip(model.blocks, net.blocks, chains, strict=True):
+        for own_block, block, chain in zip(blocks, net.blocks, chains, strict=True):
             positions = [position for position, word in enumerate(chain.operations) if word != NOTHING]
             for own_layer, position in zip(own_block, positions, strict=True):
                 layer = block.layer(chain.width, position, chain.operations[position])
@@ -333,6 +335,7 @@ class OperatorChains:
     def priced(self, prices: Mapping[str, float]) -> CostTable:
         """Return the cost of every choice, and of the maps between neighbours."""
         of_embeddings = [prices[f"embedding@{size}"] for size in self.embeddings]
+        # (N5): a chain costs the sum of its operations
         of_chains = self._counts @ np.array([prices[name] for name in self._piece_names])
         choices: dict[str, list[float]] = {EMBEDDING: of_embeddings}
         for name in self.block_names:

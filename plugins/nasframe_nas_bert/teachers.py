@@ -218,9 +218,9 @@ def copy_embeddings(library: ChainLibrary, teacher: nn.Module, config: Any) -> N
     back to the teacher's width begins with these directions.
     """
     layout = layout_of(config)
-    words = teacher.get_submodule(layout.words).weight
-    positions = teacher.get_submodule(layout.positions).weight
-    types = teacher.get_submodule(layout.types).weight if layout.types else None
+    words = matrix(teacher, layout.words)
+    positions = matrix(teacher, layout.positions)
+    types = matrix(teacher, layout.types) if layout.types else None
     norm = teacher.get_submodule(layout.norm)
     directions: torch.Tensor | None = None
     for size, embedding in library.embeddings.items():
@@ -243,6 +243,13 @@ def copy_embeddings(library: ChainLibrary, teacher: nn.Module, config: Any) -> N
         map_back: Any = library.embedding_maps[size]
         map_back.weight.copy_(kept)
         map_back.bias.zero_()
+
+
+def matrix(net: nn.Module, path: str) -> torch.Tensor:
+    """Return the weight of one of a network's modules."""
+    module: Any = net.get_submodule(path)
+    weight: torch.Tensor = module.weight
+    return weight
 
 
 def main_directions(values: torch.Tensor) -> torch.Tensor:
@@ -283,10 +290,11 @@ def copy_layers(library: ChainLibrary, teacher: nn.Module, config: Any) -> None:
 
 def _begin_attention(own: SubLayer, layer: nn.Module, layout: Layout, head_size: int) -> None:
     """Begin a sub-layer in the place of attention."""
-    query, key, value, output = (layer.get_submodule(path) for path in layout.attention)
+    maps: list[Any] = [layer.get_submodule(path) for path in layout.attention]
+    query, key, value, output = maps
     operation: Any = own.operation
     if isinstance(operation, LinearMap):
-        operation.map.weight.copy_(output.weight @ value.weight)
+        operation.map.weight.copy_(output.weight @ value.weight)  # (P4): as if each token saw only itself
         operation.map.bias.copy_(output.bias + output.weight @ value.bias)
     elif isinstance(operation, Attention):
         heads = len(value.weight) // head_size
@@ -305,7 +313,8 @@ def _begin_attention(own: SubLayer, layer: nn.Module, layout: Layout, head_size:
 
 def _begin_ffn(own: SubLayer, layer: nn.Module, layout: Layout) -> None:
     """Begin a sub-layer in the place of the feed-forward maps."""
-    up, down = (layer.get_submodule(path) for path in layout.ffn)
+    maps: list[Any] = [layer.get_submodule(path) for path in layout.ffn]
+    up, down = maps
     operation: Any = own.operation
     if isinstance(operation, LinearMap):
         operation.map.weight.copy_(down.weight @ up.weight)

@@ -110,7 +110,7 @@ class Blockwise:
             raise UsageError(
                 f"blockwise.costs: {listing(missing)} is not among the recipe's costs. Expected it under 'estimators'."
             )
-        space = job.space
+        space: Any = job.space
         if space is None:
             return
         if not hasattr(space, "alone"):
@@ -166,9 +166,10 @@ class _Fit:
         self.total = optim.total_steps(job, self.feed.epoch_length)
         job.total = self.total
         here = processes()
-        self.rank, self.world = here.process_index, here.num_processes
+        self.rank: int = here.process_index
+        self.world: int = here.num_processes
         # Blocks do not depend on each other, so each process has some for itself.
-        self.own = [part for number, part in enumerate(self.space.parts) if number % self.world == self.rank]
+        self.own: list[str] = [part for number, part in enumerate(self.space.parts) if number % self.world == self.rank]
         self.ledger = Ledger()
         self.step = 0
         self.losses: dict[str, list[float]] = {part: [] for part in self.own}
@@ -285,7 +286,7 @@ class _Fit:
 
     def _validation(self) -> list[tuple[Mapping[str, torch.Tensor], list[torch.Tensor]]]:
         """Return some batches of ``select`` with the teacher's states on them."""
-        examined = []
+        examined: list[tuple[Mapping[str, torch.Tensor], list[torch.Tensor]]] = []
 
         def forward(**inputs: torch.Tensor) -> Any:
             on_device = {name: tensor.to(self.device) for name, tensor in inputs.items()}
@@ -369,7 +370,7 @@ class _Fit:
         mask = seen(inputs["input_ids"], inputs.get("attention_mask"))
         output = self._output(part, candidate, inputs, states, mask)
         target = states[self.space.parts.index(part)]  # Y_0 of the embedding, Y_n of block n
-        error = masked_mse(output, target, mask)
+        error = masked_mse(output, target, mask)  # (N2)
         if self.trainer.loss == "relative":
             error = error / masked_mse(target, target * 0, mask)  # (P1)
         return error
@@ -453,7 +454,7 @@ class _Fit:
         total = 0.0
         examples = 0
         with torch.no_grad():
-            for inputs, states in self.examined:
+            for inputs, states in self.examined:  # (P2): KL(teacher ‖ teacher with the part replaced)
                 mask = seen(inputs["input_ids"], inputs.get("attention_mask"))
                 output = self._output(part, candidate, inputs, states, mask)
                 following = 0 if part == EMBEDDING else self.space.block_names.index(part) + 1
