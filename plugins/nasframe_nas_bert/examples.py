@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nasframe import registry
 from nasframe.interfaces import TrainJob, Work
 from nasframe.records import Batch
 from nasframe.testing import EstimatorContract, SpaceContract, TrainerContract, TransformContract
@@ -130,14 +131,13 @@ class BlockByBlock(TrainerContract):
 
     def job(self, **fields: Any) -> TrainJob:
         """Return a short stage on the tiny library."""
-        from nasframe_basics.estimators import params
-
+        params = registry.make("estimator", "params")
         library = tiny_library()
         fields = {
             "task": TokenTask(),
             "space": tiny_space(),
             "models": {"teacher": tiny_teacher(seed=1)},
-            "estimators": {"params": params()},
+            "estimators": {"params": params},
             **fields,
         }
         return toy_job(library, **fields)

@@ -227,7 +227,7 @@ class Embedding(nn.Module):
         return functional.dropout(self.norm(total), dropout)
 
 
-ACTIVATIONS = {"gelu": functional.gelu, "tanh": torch.tanh, "relu": functional.relu}
+ACTIVATIONS: dict[str, Any] = {"gelu": functional.gelu, "tanh": torch.tanh, "relu": functional.relu}
 
 
 class TokenHead(nn.Module):

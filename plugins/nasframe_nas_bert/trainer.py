@@ -160,7 +160,8 @@ class _Fit:
         self.job = job
         self.device = device
         self.net: ChainLibrary = job.net.to(device).train()
-        self.space: Any = job.space
+        space: Any = job.space
+        self.space = space
         self.teacher: Any = saved_model(job, trainer.teacher).to(device).eval()
         self.feed = Feed(job)
         self.total = optim.total_steps(job, self.feed.epoch_length)
@@ -169,7 +170,7 @@ class _Fit:
         self.rank: int = here.process_index
         self.world: int = here.num_processes
         # Blocks do not depend on each other, so each process has some for itself.
-        self.own: list[str] = [part for number, part in enumerate(self.space.parts) if number % self.world == self.rank]
+        self.own: list[str] = [part for number, part in enumerate(space.parts) if number % self.world == self.rank]
         self.ledger = Ledger()
         self.step = 0
         self.losses: dict[str, list[float]] = {part: [] for part in self.own}
