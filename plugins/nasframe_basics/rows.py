@@ -135,11 +135,18 @@ def read_hub(name: str, config: str | None, split: str, base: Path | None = None
     except Exception as error:  # datasets has no base class for its errors and those of its requirements
         raise UsageError(f"hub data set {name!r}, split {split!r}: {error}") from error
     class_names = {}
+    names_in_lists = {}
     for column, kind in table.features.items():
+        inner = getattr(kind, "feature", None)  # of a list
         if isinstance(kind, datasets.ClassLabel):
             class_names[column] = kind.names
+        elif isinstance(inner, datasets.ClassLabel):
+            names_in_lists[column] = inner.names
     rows = []
     for number, record in enumerate(table, start=1):
+        for column, names in names_in_lists.items():
+            if record[column] is not None:
+                record[column] = [names[index] for index in record[column]]
         for column, names in class_names.items():
             index = record[column]
             has_label = index is not None and index >= 0

@@ -58,7 +58,8 @@ class TextTask(LabelledTask):
 
     Args:
         splits: ``train``, ``select``, ``dev``; a ``dev_mismatched`` is measured together with ``dev``.
-        labels: the class names in index order; ``None`` for regression.
+        labels: the class names in index order; :class:`~nasframe.labels.IndependentLabels` if several may hold for one
+            text; ``None`` for regression.
         metrics: names from ``nasframe_basics.metrics.METRICS``.
         primary: the one of them that a search maximises.
         tokenizer: a Hugging Face tokenizer.
@@ -178,10 +179,11 @@ class TextTask(LabelledTask):
 
     @cached_property
     def _training_labels(self) -> np.ndarray:
-        """``(training examples,)`` the labels of all, those without one behind the others."""
+        """``(training examples, …)`` the labels of all, those without one behind the others."""
         labels = self._splits["train"].labels
         missing = np.nan if self.labels is None else UNLABELLED
-        return np.concatenate([labels, np.full(len(self._unlabelled), missing, dtype=labels.dtype)])
+        shape = (len(self._unlabelled), *labels.shape[1:])
+        return np.concatenate([labels, np.full(shape, missing, dtype=labels.dtype)])
 
     def reading_order(self, split: str, ids: np.ndarray) -> np.ndarray:
         """Return examples by length, so that little is padded."""

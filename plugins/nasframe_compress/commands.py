@@ -24,9 +24,16 @@ Data = Annotated[
 ]
 Dev = Annotated[str | None, typer.Option(help="The table to report on; default: a fifth of the data is set aside.")]
 Text = Annotated[list[str] | None, typer.Option(help="The column of the texts; twice for pairs. Default: guessed.")]
-Label = Annotated[str | None, typer.Option(help="The column of the labels. Default: guessed.")]
+Label = Annotated[
+    str | None,
+    typer.Option(help="The column of the labels, or columns of 1 and 0 with commas between them. Default: guessed."),
+]
+Separator = Annotated[
+    str | None, typer.Option(help="What stands between several labels of one column. Default: guessed.")
+]
 Task = Annotated[
-    str, typer.Option(help="classification, regression, or one of GLUE's tasks; auto decides by the labels.")
+    str,
+    typer.Option(help="classification, regression, multi_label, or one of GLUE's tasks; auto decides by the labels."),
 ]
 Budgets = Annotated[
     list[str] | None,
@@ -59,6 +66,7 @@ def init(
     dev: Dev = None,
     text: Text = None,
     label: Label = None,
+    separator: Separator = None,
     task: Task = "auto",
     budget: Budgets = None,
     methods: Methods = "yoco_bert",
@@ -75,8 +83,8 @@ def init(
 
     quiet()
     request = _request(
-        model, data, dev, text, label, task, budget, methods, minutes, seeds, metric, positive, labels, new_head,
-        max_length,
+        model, data, dev, text, label, separator, task, budget, methods, minutes, seeds, metric, positive, labels,
+        new_head, max_length,
     )  # fmt: skip
     prepared = _prepared(request, out, time.monotonic(), will_run=False)
     path = _written(prepared)
@@ -91,6 +99,7 @@ def compress(
     dev: Dev = None,
     text: Text = None,
     label: Label = None,
+    separator: Separator = None,
     task: Task = "auto",
     budget: Budgets = None,
     methods: Methods = "yoco_bert",
@@ -134,8 +143,8 @@ def compress(
         _finish(resume, cache, jobs, no_progress, json_)
         return
     request = _request(
-        model, data, dev, text, label, task, budget, methods, minutes, seeds, metric, positive, labels, new_head,
-        max_length,
+        model, data, dev, text, label, separator, task, budget, methods, minutes, seeds, metric, positive, labels,
+        new_head, max_length,
     )  # fmt: skip
     if jobs is not None and not is_study(request):
         raise UsageError("--jobs: one method with one seed is one process. Expected it with several of either.")
@@ -155,6 +164,7 @@ def _request(
     dev: str | None,
     text: Sequence[str] | None,
     label: str | None,
+    separator: str | None,
     task: str,
     budget: Sequence[str] | None,
     methods: str,
@@ -186,6 +196,7 @@ def _request(
         dev=dev,
         text=tuple(text or ()),
         label=label,
+        separator=separator,
         task=task,
         metric=metric,
         positive=positive,
