@@ -55,6 +55,10 @@ class Progress:
             print(text, file=sys.stderr)
 
 
+SILENT = Progress(False)
+"""Shows nothing."""
+
+
 @contextmanager
 def phase(title: str) -> Iterator[Advance]:
     """Show a part of what the open bar is about in a row below it, and yield the function that moves it.

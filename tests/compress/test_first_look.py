@@ -108,7 +108,7 @@ def test_lists_of_labels_are_neither_classes_nor_scores(kind):
 
 def test_columns_of_answers_are_no_classes():
     frame = table(text=TEXTS, fun=["0", "1"] * 20, sad=["1", "0"] * 20)
-    with pytest.raises(UsageError, match="2 columns, one for each label. Expected one column for --task regression"):
+    with pytest.raises(UsageError, match=r"2 columns, one for each label. Expected one column for --task regression"):
         choose_columns(frame, "t.csv", (), ("fun", "sad"), "regression")
     with pytest.raises(UsageError, match="--separator: stands between the labels of one column"):
         choose_columns(frame, "t.csv", (), ("fun", "sad"), "auto", ";")
