@@ -5,14 +5,16 @@ import io
 import json
 import random
 
+import pandas as pd
 import pytest
 import torch
 import yaml
+from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
 
 from conftest import SIZES, WORDS, load
 from nasframe.cli import main
-from nasframe.folders import predictions_file
+from nasframe.report.predictions import predictions_of
 from stand_in import SPECIAL, write_net
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -94,17 +96,20 @@ def test_a_tagger_is_compressed_and_its_export_is_a_pipelines(tickets, monkeypat
     assert net.config.problem_type == "multi_label_classification"
     assert net.config.id2label == dict(enumerate(TAGS))
 
-    lines = (tickets / "out/run/models/best@60%" / predictions_file("dev")).read_text(encoding="utf-8").splitlines()
-    heading, first = lines[0].split(","), lines[1]
-    assert heading[:3] == ["id", "label", "prediction"]
-    assert heading[3:] == ["p_sad", "p_fun", "p_odd"]
+    (table,) = tickets.glob("out/run/**/best*/predictions.csv")
+    found = predictions_of(pd.read_csv(table, dtype=str).to_dict("list"))
+    assert found.are_sets
+    (result,) = json.loads((tickets / "out/recommendation.json").read_text(encoding="utf-8"))
+    (network,) = result["methods"][0]["networks"]
+    scores = network["metrics"]["dev"]
+    assert scores["micro_f1"] == pytest.approx(f1_score(found.labels, found.predictions, average="micro"))
+    assert scores["subset_accuracy"] == pytest.approx(accuracy_score(found.labels, found.predictions))
     pipe = pipeline("text-classification", model=net, tokenizer=AutoTokenizer.from_pretrained(folder), top_k=None)
     answers = {answer["label"]: answer["score"] for answer in pipe(WORDS[len(SPECIAL)])[0]}
     with torch.no_grad():
         logits = net(**AutoTokenizer.from_pretrained(folder)(WORDS[len(SPECIAL)], return_tensors="pt")).logits[0]
     assert answers == pytest.approx(dict(zip(TAGS, logits.sigmoid().tolist(), strict=True)), abs=1e-5)
-    assert first
 
-    page = next((tickets / "out/run").glob("*.html")).read_text(encoding="utf-8")
+    page = (tickets / "out/run/report.html").read_text(encoding="utf-8")
     assert "Label by label" in page
     assert "wrongly said" in page
