@@ -22,7 +22,7 @@ import sysconfig
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -127,6 +127,17 @@ class Recorder:
             was_temporary = existed and not path.exists() and _is_temporary(path)
             if not was_temporary and not is_below(path, own):
                 yield path
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Record nothing inside the block: it reads files whose content follows from what is read elsewhere."""
+    recording = list(_active)
+    _active.clear()
+    try:
+        yield
+    finally:
+        _active[:] = recording
 
 
 def state(path: Path, hidden: Sequence[str] = ()) -> str:

@@ -162,7 +162,8 @@ class Batch:
 
     Args:
         inputs: the network's keyword inputs, whatever its task names them; the first dimension of each is the batch.
-        labels: ``(batch,)`` class indices, or floats for regression; ``(batch, length)`` if each token has one.
+        labels: ``(batch,)`` class indices, or floats for regression; ``(batch, length)`` if each token has one;
+            ``(batch, labels)``, 0 or 1, if several labels may hold for an example.
         ids: ``(batch,)`` positions of the examples in their split, stable over epochs and runs.
     """
 
@@ -424,6 +425,7 @@ class SplitSummary:
         measured: texts that were tokenised for these two; less than ``rows`` if ``cut`` is an estimate.
         blocks: examples that the texts were packed into; ``None`` if each row is an example.
         tokens: tokens of all texts together, if they were packed.
+        without_label: rows for which no label holds, if a row may have several; else ``None``.
     """
 
     name: str
@@ -439,6 +441,7 @@ class SplitSummary:
     measured: int = 0
     blocks: int | None = None
     tokens: int | None = None
+    without_label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -452,6 +455,7 @@ class DataSummary:
         unused: rows that were read and are in no split, because the recipe limits the training examples.
         max_length: tokens at which a text is cut; of packed texts the length of a block.
         noun: what a row holds: ``text``, ``image`` or ``document``.
+        independent: whether several of the labels may hold for one row.
     """
 
     sources: Sequence[DataSource]
@@ -460,3 +464,4 @@ class DataSummary:
     unused: int = 0
     max_length: int | None = None
     noun: str = "text"
+    independent: bool = False
