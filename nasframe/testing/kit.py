@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from nasframe.errors import UsageError
+from nasframe.seeds import unchanged_generators
 
 Method = Callable[..., None]
 KIT_FOLDER = str(Path(__file__).parent)
@@ -250,20 +251,12 @@ def seeded_globals(seed: int) -> Iterator[None]:
     import numpy as np
 
     torch = sys.modules.get("torch")
-    python_state = random.getstate()
-    numpy_state = np.random.get_state()
-    torch_state = torch.get_rng_state() if torch else None
-    try:
+    with unchanged_generators():
         random.seed(seed)
         np.random.seed(seed)
         if torch:
             torch.manual_seed(seed)
         yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        if torch:
-            torch.set_rng_state(torch_state)
 
 
 def require_no_global_randomness(make: Callable[[], Any], same: Callable[[Any, Any], bool], source: str) -> None:

@@ -24,7 +24,7 @@ from nasframe_studies.settings import settings as read_settings
 if TYPE_CHECKING:
     import pandas as pd
 
-OUTSIDE_ARMS = ("name", "description", "seed", "task")
+OUTSIDE_ARMS = ("name", "description", "seed", "task", "observers")
 """Recipe keys that may differ within one arm. Exception: task options that differ between runs of one task make
 different arms."""
 
