@@ -10,6 +10,7 @@ import functools
 import json
 import random
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -274,6 +275,26 @@ def require_no_global_randomness(make: Callable[[], Any], same: Callable[[Any, A
             results.append(make())
             require(global_states() == before, f"a global random generator was changed; draw from {source} instead")
     require(same(*results), f"the result depends on a global random generator; draw from {source} instead")
+
+
+@contextmanager
+def no_internet() -> Iterator[list[Any]]:
+    """Refuse connections to other machines inside a block; yield the list of addresses that were tried."""
+    addresses: list[Any] = []
+    connect = socket.socket.connect
+
+    def refuse(self: Any, address: Any) -> None:
+        if self.family == getattr(socket, "AF_UNIX", None):  # stays on this machine
+            return connect(self, address)
+        # Noted as well as refused: a library may catch the error and try another way.
+        addresses.append(address)
+        raise OSError(f"connections are refused during this check: {address}")
+
+    socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
+    try:
+        yield addresses
+    finally:
+        socket.socket.connect = connect  # type: ignore[method-assign]
 
 
 def stored(state: Mapping[str, Any], what: str) -> dict[str, Any]:

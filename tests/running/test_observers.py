@@ -1,4 +1,4 @@
-"""Observers: what they hear of runs that end well, fail, are stopped or come from the cache, and that they only watch."""
+"""Observers: what they hear of runs that end well, fail, are stopped or come from the cache; and they only watch."""
 
 import json
 import random
@@ -350,7 +350,7 @@ def test_an_observer_that_cannot_work_is_refused_before_the_run(watch, tmp_path)
             """Expect an argument that nobody gives."""
 
     watch(Misspelled())
-    with pytest.raises(RecipeError, match="metrics_logged has an argument 'steps'.*Did you mean 'step'") as caught:
+    with pytest.raises(RecipeError, match=r"metrics_logged has an argument 'steps'.*Did you mean 'step'") as caught:
         nf.run(recipe(), out=tmp_path / "run")
     assert [problem.path for problem in caught.value.problems] == ["observers.0"]
     assert not (tmp_path / "run").exists()
@@ -382,7 +382,7 @@ def test_a_method_gets_the_arguments_that_it_names_with_defaults_or_without():
         def run_finished(self, error, /):
             """Expect a position, which no call gives."""
 
-    with pytest.raises(UsageError, match="run_finished has an argument 'error'.*by name"):
+    with pytest.raises(UsageError, match=r"run_finished has an argument 'error'.*by name"):
         listener_of(Positional(), "positional")
 
 
