@@ -1,4 +1,4 @@
-"""Every way to extend nasframe, on one page: eleven kinds, commands, files and facts of your own, what a run tells.
+"""Every way to extend nasframe, on one page: kinds of plugins, commands, files and facts of your own, what a run tells.
 
 A plugin package exposes functions with these names, decorated with ``nasframe.hookimpl``, in the module that its
 ``nasframe`` entry point names. Registering a string ``"module:Object"`` keeps start-up fast: it is imported when used.
