@@ -68,12 +68,12 @@ def test_a_run_is_bounded_by_the_table_and_reports_what_it_searched_by(installed
         {"evaluate": {"models": ["best@*"], "costs": ["millis"]}},
     ]
     toy = nf.load_recipe(TOY)
-    changes = {"stages": stages, "budgets": {"millis": ["60%"]}, "observers": ["leaderboard"]}
+    changes = {"stages": stages, "budgets": {"millis": ["<= 20"]}, "observers": ["leaderboard"]}
     estimators = {"millis": {"use": "lookup", "path": str(table)}}
     recipe = nf.load_recipe({**toy.data, **changes, "estimators": estimators}, base=toy.base)
     run = nf.run(recipe, out=tmp_path / "run", report=False)
     store = RunStore(run.directory, shared=True)
-    trials, best = store.trials("search"), store.model("best@60%")
+    trials, best = store.trials("search"), store.model("best@<= 20")
     store.close()
     costs = {(row[0], row[1]): float(row[2]) for row in rows[1:]}
     expected = 1.0 + sum(costs[knob, json.dumps(value)] for knob, value in best["arch"].items())

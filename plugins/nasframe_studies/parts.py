@@ -95,11 +95,12 @@ def without_duplicates(found: Sequence[FoundRun], prefer: str | None = None) -> 
     preferred = _preferred_place(found, prefer)
     dropped: dict[tuple[str, str, str], list[FoundRun]] = {}  # why, the directory that counts, their own directory
     for runs in _together(found).values():
-        kept, why = _choice(runs, preferred)
+        kept = _choice(runs, preferred)
         if kept is None:
             continue
         for run in runs:
             if run is not kept:
+                why = _why(run, kept)
                 dropped.setdefault((why, home_of(kept), home_of(run)), []).append(run)
     notes = []
     for (why, home, other), runs in dropped.items():
@@ -119,21 +120,31 @@ def _preferred_place(found: Sequence[FoundRun], prefer: str | None) -> str | Non
     raise UsageError(f"--prefer: {prefer!r} is none of the places. Expected one of {listing(places)}.")
 
 
-def _choice(runs: Sequence[FoundRun], preferred: str | None) -> tuple[FoundRun | None, str]:
-    """Return which run of an arm, task and seed counts, and why the others do not; ``None`` if that is not clear."""
+def _choice(runs: Sequence[FoundRun], preferred: str | None) -> FoundRun | None:
+    """Return which of several runs of an arm, task and seed counts; ``None`` if there is one, or it is not clear."""
     if len(runs) == 1:
-        return None, ""
+        return None
     of_preferred = [run for run in runs if run.place.text == preferred]
     if len(of_preferred) == 1:
-        return of_preferred[0], "have other results than those in the preferred"
-    if len({run.recorded.identity for run in runs}) == 1:
-        return runs[0], "are copies of those in"
+        return of_preferred[0]
     finished = [run for run in runs if run.recorded.is_finished]
-    if len({run.recorded.identity for run in finished}) == 1:  # one, or copies of one
-        return finished[0], "are not finished, unlike those in"
     if not finished:
-        return runs[0], "are not finished, nor are those in"
-    return None, ""
+        return runs[0]
+    has_one_result = len({run.recorded.identity for run in finished}) == 1
+    return finished[0] if has_one_result else None
+
+
+def _why(run: FoundRun, kept: FoundRun) -> str:
+    """Say why another run counts in place of one."""
+    if not run.recorded.is_finished:
+        return (
+            "are not finished, unlike those in" if kept.recorded.is_finished else "are not finished, nor are those in"
+        )
+    if not kept.recorded.is_finished:
+        return "are finished, but not preferred to those in"
+    if run.recorded.identity == kept.recorded.identity:
+        return "are copies of those in"
+    return "have other results than those in the preferred"
 
 
 def refuse_equal(found: Sequence[FoundRun]) -> None:
