@@ -104,7 +104,8 @@ def without_duplicates(found: Sequence[FoundRun], prefer: str | None = None) -> 
                 dropped.setdefault((why, home_of(kept), home_of(run)), []).append(run)
     notes = []
     for (why, home, other), runs in dropped.items():
-        notes.append(f"{_counted('run', len(runs))} of {other} {why} {home}, whose runs count: {_shown(runs)}.")
+        count = _counted("run", len(runs))
+        notes.append(f"Left out of {other}, counted in {home}: {count} ({why}): {_shown(runs)}.")
     left_out = {run.run for runs in dropped.values() for run in runs}
     return [run for run in found if run.run not in left_out], notes
 
@@ -124,27 +125,24 @@ def _choice(runs: Sequence[FoundRun], preferred: str | None) -> FoundRun | None:
     """Return which of several runs of an arm, task and seed counts; ``None`` if there is one, or it is not clear."""
     if len(runs) == 1:
         return None
-    of_preferred = [run for run in runs if run.place.text == preferred]
+    finished = [run for run in runs if run.recorded.is_finished]
+    candidates = finished or runs  # whoever prefers a place does not want its gaps
+    of_preferred = [run for run in candidates if run.place.text == preferred]
     if len(of_preferred) == 1:
         return of_preferred[0]
-    finished = [run for run in runs if run.recorded.is_finished]
-    if not finished:
-        return runs[0]
-    has_one_result = len({run.recorded.identity for run in finished}) == 1
-    return finished[0] if has_one_result else None
+    has_one_result = len({run.recorded.identity for run in candidates}) == 1
+    return candidates[0] if has_one_result or not finished else None
 
 
 def _why(run: FoundRun, kept: FoundRun) -> str:
     """Say why another run counts in place of one."""
-    if not run.recorded.is_finished:
-        return (
-            "are not finished, unlike those in" if kept.recorded.is_finished else "are not finished, nor are those in"
-        )
     if not kept.recorded.is_finished:
-        return "are finished, but not preferred to those in"
+        return "not finished in either"
+    if not run.recorded.is_finished:
+        return "not finished in the former"
     if run.recorded.identity == kept.recorded.identity:
-        return "are copies of those in"
-    return "have other results than those in the preferred"
+        return "copies"
+    return "other results; the latter is preferred"
 
 
 def refuse_equal(found: Sequence[FoundRun]) -> None:
@@ -169,7 +167,7 @@ def refuse_equal(found: Sequence[FoundRun]) -> None:
         choice = f"; or choose whose runs count: --prefer {in_shell(first.place.text)}"
     more = ""
     if len(both) > 1:
-        more = f" So are {_counted('more pair', len(both) - 1)}."
+        more = f" {_counted('more pair', len(both) - 1)} likewise."
     raise UsageError(
         f"{other.run}: the same arm {other.arm!r}, task {other.task!r} and seed {other.seed} as {first.run}.{more}"
         f" Expected runs that differ; name them apart: nasframe compare first={one} second={two}{choice}"

@@ -115,7 +115,7 @@ def test_copies_count_once_and_visibly(whole, tmp_path):
     frame, joined = runs.as_study([first, second])
     assert rows(frame) == rows(study.collect(whole))
     note = joined.notes[1]
-    assert note.startswith(f"4 runs of {second} are copies of those in {first}, whose runs count: random sst2 seed 0,")
+    assert note.startswith(f"Left out of {second}, counted in {first}: 4 runs (copies): random sst2 seed 0,")
     assert note.endswith("1 more.")
     with pytest.raises(UsageError, match="given twice"):
         runs.as_study([first, first])
@@ -134,9 +134,9 @@ def test_the_finished_one_of_two_runs_counts_and_visibly(whole, tmp_path):
     assert rows(frame) == rows(study.collect(whole))
     assert {Path(run.run).parts[-5] for run in joined.runs if run.seed == 0} == {"two"}
     assert {Path(run.run).parts[-5] for run in joined.runs if run.seed == 1} == {"one"}
-    assert [note.partition(", whose")[0] for note in joined.notes[1:]] == [
-        f"4 runs of {places[0]} are not finished, unlike those in {places[1]}",
-        f"4 runs of {places[1]} are not finished, unlike those in {places[0]}",
+    assert [note.partition(": random")[0] for note in joined.notes[1:]] == [
+        f"Left out of {places[0]}, counted in {places[1]}: 4 runs (not finished in the former)",
+        f"Left out of {places[1]}, counted in {places[0]}: 4 runs (not finished in the former)",
     ]
 
 
@@ -159,11 +159,12 @@ def test_results_that_differ_are_refused_unless_one_place_is_preferred(whole, tm
     assert main(["compare", *places]) == 2
     error = capsys.readouterr().err
     assert "the same arm 'random', task 'sst2' and seed 0" in error
-    assert "So are 3 more pairs." in error
+    assert "3 more pairs likewise." in error
     assert f"--prefer {places[0]}" in error
     assert main(["compare", *places, "--prefer", places[1], "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert f"4 runs of {places[0]} have other results than those in the preferred {places[1]}" in report["notes"][1]
+    left_out = [note for note in report["notes"] if note.startswith(f"Left out of {places[0]}, counted in {places[1]}")]
+    assert "4 runs (other results; the latter is preferred)" in left_out[0]
     with pytest.raises(UsageError, match="--prefer: 'three' is none of the places"):
         runs.as_study(places, prefer="three")
 
