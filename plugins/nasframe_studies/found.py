@@ -81,7 +81,7 @@ class FoundRun:
         place: the place.
         run: the run's directory, absolute.
         recorded: what the directory holds.
-        arm: the arm's name. Until :func:`_name_arms` has told arms apart it is the recipe's name, unless ``is_named``.
+        arm: the arm's name. Until arms are told apart it is the recipe's name, unless ``is_named``.
         is_named: the arm's name was given, or is a study's.
         task: the task's name.
         seed: the run's seed.
