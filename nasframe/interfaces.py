@@ -18,7 +18,7 @@ name              what
 ``auto_class``    models: the name of the auto class of transformers whose networks have the head that the recipe's task
                   needs (:class:`TaskFactoryTraits`)
 ``tokenizer``     tasks: the tokenizer of the network
-``base``          tasks, models: the recipe's folder, against which a relative ``path`` is read
+``base``          tasks, models, observers: the recipe's folder, against which a relative ``path`` is read
 ``space``         tasks: the space, in a recipe without a model
 ``saved_head``    tasks: the :class:`~nasframe.heads.Head` that the model's checkpoint brings, or ``None``; a task takes
                   over its order of classes (:func:`nasframe.heads.match`)

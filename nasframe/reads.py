@@ -183,6 +183,17 @@ def _leads_to(path: str, hidden: Iterable[str]) -> bool:
     return any(_lies_in(place, path) for place in hidden)
 
 
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Let no recorder note what this thread reads inside the block: no result depends on it."""
+    was_busy = getattr(_busy, "now", False)
+    _busy.now = True
+    try:
+        yield
+    finally:
+        _busy.now = was_busy
+
+
 # ---- the hook
 
 _active: list[Recorder] = []

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Le, Lt, Predicate, doc
@@ -70,6 +71,7 @@ TrainerRef: TypeAlias = Annotated[Any, Ref("trainer")]
 ModifierRef: TypeAlias = Annotated[Any, Ref("modifier")]
 SpaceRef: TypeAlias = Annotated[Any, Ref("space")]
 ExporterRef: TypeAlias = Annotated[Any, Ref("exporter")]
+ObserverRef: TypeAlias = Annotated[Any, Ref("observer")]
 
 
 def canonical_json(value: Any) -> str:
@@ -465,3 +467,48 @@ class DataSummary:
     max_length: int | None = None
     noun: str = "text"
     independent: bool = False
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What observers know about the run that they observe.
+
+    Args:
+        directory: the run directory.
+        recipe: the resolved recipe, JSON-plain, with the run's seed.
+        name: the run's name, as the recipe gives it.
+        stages: the names of the run's stages, in order.
+
+    >>> run = RunInfo(Path("runs/first"), {"seed": 0}, "first", ("teacher", "search"))
+    >>> run.stages.index("search")
+    1
+    """
+
+    directory: Path
+    recipe: Mapping[str, Any]
+    name: str
+    stages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What a run keeps of one of its models.
+
+    Args:
+        stage: the stage that made it.
+        directory: where its files lie; ``None`` if no stage has written it yet.
+        arch: the architecture that it was extracted with; ``None`` for any other network.
+        budget: the budget that its name ends with, as in ``best@50%``, if any.
+        metrics: split → metric → value, as far as it was evaluated.
+        costs: cost → value, as far as they were measured.
+
+    >>> StoredModel("search", None, {"layers": 6}, "50%", {"dev": {"accuracy": 0.9}}, {}).metrics["dev"]
+    {'accuracy': 0.9}
+    """
+
+    stage: str
+    directory: Path | None
+    arch: Arch | None
+    budget: str | None
+    metrics: Mapping[str, Mapping[str, float]]
+    costs: Mapping[str, float]
