@@ -82,7 +82,7 @@ ENCODER = LAYERS * (FIXED + HEADS * HEAD + NEURONS * NEURON)
 TEACHER_STAGE = {"save_as": "teacher", "epochs": 3, "batch_size": 64, "learning_rate": "1e-4", "keep": "best"}
 KD = {"use": "kd", "teacher": "teacher", "temperature": 2, "weight": 0.7}
 HIDDEN = {"use": "kd_hidden", "teacher": "teacher"}
-"""Learning from the teacher's hidden states. ROSITA and DynaBERT have their own, and the published pipeline has none."""
+"""Learning from the teacher's hidden states. ROSITA and DynaBERT do so in their own way, the published pipeline not."""
 EVALUATE = {"split": "dev", "models": ["teacher", "best@*"], "costs": ["params", "encoder_params", "macs"]}
 GRID_DEPTHS, GRID_WIDTHS = (3, 4, 5, 6), (0.25, 0.5, 0.75, 1.0)
 GRID_SPACE = {

@@ -129,17 +129,6 @@ class Recorder:
                 yield path
 
 
-@contextmanager
-def unrecorded() -> Iterator[None]:
-    """Record nothing inside the block: it reads files whose content follows from what is read elsewhere."""
-    recording = list(_active)
-    _active.clear()
-    try:
-        yield
-    finally:
-        _active[:] = recording
-
-
 def state(path: Path, hidden: Sequence[str] = ()) -> str:
     """Return the digest of a file's content, or of the names in a folder; ``missing`` if the path does not exist.
 
@@ -185,7 +174,7 @@ def _leads_to(path: str, hidden: Iterable[str]) -> bool:
 
 @contextmanager
 def unrecorded() -> Iterator[None]:
-    """Let no recorder note what this thread reads inside the block: no result depends on it."""
+    """Record nothing that this thread reads in the block: no result depends on it, or it follows from other files."""
     was_busy = getattr(_busy, "now", False)
     _busy.now = True
     try:
