@@ -355,22 +355,24 @@ def _show(folder: Path, results: Sequence[BudgetResult]) -> None:
     """Print the table of all networks, then which to ship and how the first is loaded."""
     from rich.console import Console
 
-    from nasframe.report.read import read_run
-    from nasframe_compress.show import sentences, table
+    from nasframe_compress.recommend import note_on
+    from nasframe_compress.show import table
     from nasframe_compress.work import model_folder
     from nasframe_deploy.ship import snippet_of
 
     console = Console()
-    methods = [method for result in results for method in result.results]
-    if not methods:
+    if not any(result.results for result in results):
         console.print("No run is finished, so there is nothing to recommend.")
         return
-    report = read_run(methods[0].best.place.directory)
     for result in results:
-        console.print(table(result, report))
+        if result.report is not None:
+            console.print(table(result, result.report))
     for result in results:
-        for line in sentences(result, report):
+        for line in result.sentences():
             console.print(line, markup=False, highlight=False)
+    note = note_on(results)
+    if note is not None:
+        console.print(note, markup=False, highlight=False)
     places = [model_folder(folder, result.ship.best.model) for result in results if result.ship is not None]
     for place in places:
         print(f"written: {place}")
