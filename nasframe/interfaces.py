@@ -892,6 +892,19 @@ class PlannedModifier(Protocol):
         ...
 
 
+@runtime_checkable
+class LengthCheckingModifier(Protocol):
+    """A modifier that needs a number of steps, and checks before any work that its stage has them."""
+
+    def validate_length(self, job: TrainJob) -> None:
+        """Raise ``UsageError`` if ``job.total`` steps are too few.
+
+        ``nasframe check`` asks it if the recipe says ``max_steps``, and a run before its first stage, when the data say
+        how many steps the epochs have. The job is otherwise that of ``validate``.
+        """
+        ...
+
+
 # ---- optional members of transforms
 
 
@@ -1231,7 +1244,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "sampler": (SamplerTraits, StartedSampler),
     "trainer": (TrainerTraits,),
     "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
-    "modifier": (PlannedModifier,),
+    "modifier": (PlannedModifier, LengthCheckingModifier),
     "transform": (TransformTraits, PlannedTransform),
     "task": (TaskTraits, ReadableTask, TextSource, UnlabelledSource, ImageTask, FileBacked),
     "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),

@@ -33,7 +33,7 @@ def test_a_fine_tuned_model_is_compressed_in_one_command(user, quick, capsys):
     said = " ".join(screen.err.split())  # however the lines are broken
     assert "it is the teacher" in said
     assert "macro F1 is measured first" in said
-    assert "50%: ship best@50% of yoco_bert" in screen.out
+    assert "For 50%, ship best@50% of yoco_bert" in screen.out
     folder = user / "compressed/mails"
     assert {path.name for path in folder.iterdir()} == {
         "compress.json", "models", "recipe.yaml", "recommendation.json", "run"

@@ -84,9 +84,7 @@ def assert_mirrored(of_loss, of_gain):
         assert [pair.verdict for pair in front.comparisons] == [pair.verdict for pair in other.comparisons]
     of_both = zip(of_loss.shipped, of_gain.shipped, strict=True)
     for entry, mirror in of_both:
-        assert replace(entry, text="", p_holm=None, chosen_on="") == replace(
-            mirror, text="", p_holm=None, chosen_on=""
-        )
+        assert replace(entry, text="", p_holm=None, chosen_on="") == replace(mirror, text="", p_holm=None, chosen_on="")
         assert entry.p_holm == pytest.approx(mirror.p_holm)
     assert len(of_loss.anytime) == len(of_gain.anytime)
     for chart, other in zip(of_loss.anytime, of_gain.anytime, strict=True):
