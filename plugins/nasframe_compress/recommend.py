@@ -1,7 +1,7 @@
 """Which network to ship for each budget, how much it loses, and what it saves.
 
 The rule and the words are those of studies, see :mod:`nasframe_studies.choice`: methods are chosen by their scores on
-``select``, a part of the training data, and the losses that are reported are those on ``dev``, which no choice has seen.
+``select``, a part of the training data, and the losses that are reported are those on ``dev``, which no choice saw.
 """
 
 from __future__ import annotations

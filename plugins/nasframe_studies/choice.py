@@ -2,8 +2,8 @@
 
 Studies and ``nasframe compress`` share it. Arms are compared by their scores on ``select``, and so are the seeds of an
 arm: a choice by the scores that are reported would make the chosen network look better than it is. The reported scores,
-mostly those on ``dev``, only say what the choice is worth: how far the network is from its teacher, and whether its lead
-over the runner-up is more than chance.
+mostly those on ``dev``, only say what the choice is worth: how far the network is from its teacher, and whether its
+lead over the runner-up is more than chance.
 """
 
 from __future__ import annotations
