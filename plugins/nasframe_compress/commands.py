@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from nasframe_compress.recommend import BudgetResult
     from nasframe_compress.request import Request
     from nasframe_compress.table import Ambiguous
+    from nasframe_compress.timing import Fit, MethodTime
 
 Model = Annotated[str | None, typer.Argument(help="A directory, an id of the Hugging Face hub, or a registered model.")]
 Data = Annotated[
@@ -264,28 +264,80 @@ def _begun(request: Request, out: Path | None, began: float) -> Path:
 
 
 def _fitted(prepared: Prepared, seconds: float, began: float, console: Any) -> Prepared:
-    """Rehearse the methods, and let them train as long as the time allows."""
-    from nasframe.report.tables import duration
-    from nasframe_compress.timing import fit_lengths, rehearse, total_seconds
+    """Rehearse the methods, and let them train, and be measured, as long as the time allows."""
+    from nasframe_compress.prepare import fitted
+    from nasframe_compress.rehearsal import rehearse_all
+    from nasframe_compress.timing import Surroundings, fit, sizes_of
+
+    def clock() -> float:
+        return time.monotonic() - began
 
     times = []
+    estimated = []
+    rehearsal_began = time.monotonic()
+    computed = time.process_time()
+    rehearsals = rehearse_all(prepared, seconds, clock)
     for method in prepared.methods:
         with console.status(f"rehearsing {method.name}"):
-            times.append(rehearse(prepared, method))
-    seeds = len(prepared.request.seeds)
-    networks = len(prepared.request.budgets)
-    spent = time.monotonic() - began
-    lengths = fit_lengths(times, prepared.lengths, seconds, seeds, networks, spent)
-    needed = total_seconds(times, lengths, seeds, networks)
+            time_of, is_rehearsed = next(rehearsals)
+        times.append(time_of)
+        if not is_rehearsed:
+            estimated.append(method.name)
+    # Other programs on the machine slow down whatever is not rehearsed as well.
+    waited = time.monotonic() - rehearsal_began
+    slowdown = max(1.0, waited / max(time.process_time() - computed, 1e-9))
+    around = Surroundings(
+        seeds=len(prepared.request.seeds),
+        networks=len(prepared.request.budgets),
+        start=prepared.look.load_seconds,
+        slowdown=slowdown,
+    )
+    spent = clock()
+    found = fit(times, prepared.lengths, seconds, around, sizes_of(prepared), spent)
+    changed = fitted(prepared, found.lengths, found.effort)
+    for line in fit_lines(times, found, changed, spent, estimated):
+        console.print(line, markup=False, highlight=False)
+    return changed
+
+
+def fit_lines(
+    times: Sequence[MethodTime], found: Fit, changed: Prepared, spent: float, estimated: Sequence[str]
+) -> list[str]:
+    """Say what was fitted to the time.
+
+    Args:
+        times: of each method.
+        found: what fits.
+        changed: the request with it.
+        spent: seconds that have passed.
+        estimated: the methods that there was no time to rehearse.
+    """
+    from nasframe.report.tables import duration
+    from nasframe_compress.compose import FULL
+
     parts = []
     for time_of in times:
-        epochs = sum(training.epochs for training in time_of.trainings) * lengths[time_of.method].method
+        epochs = sum(training.epochs for training in time_of.trainings) * found.lengths[time_of.method].method
         parts.append(f"{time_of.method} {epochs:.3g} epochs")
-    console.print(
-        f"time   {duration(spent)} so far; the rest is planned for {duration(needed)}: {', '.join(parts)}.",
-        markup=False, highlight=False,
-    )  # fmt: skip
-    return replace(prepared, lengths=lengths)
+    lines = [f"time   {duration(spent)} so far; the rest is planned for {duration(found.seconds)}: {', '.join(parts)}."]
+    if estimated:
+        lines.append(f"       There was no time to rehearse {', '.join(estimated)}: worked out from {times[0].method}.")
+    if found.effort == FULL:
+        return lines
+    cuts = []
+    task = changed.setup.task
+    if found.effort.select < 1:
+        cuts.append(f"choices are made on {task['select']} examples")
+    if found.effort.dev < 1:
+        cuts.append(f"reports on {task['dev_share']}")
+    trials = [time_of.evaluations.trials for time_of in times]
+    if any(found.effort.trials_of(count) < count for count in trials):
+        fewer = ", ".join(str(found.effort.trials_of(count)) for count in trials if count)
+        cuts.append(f"searches evaluate {fewer} networks")
+    if found.effort.probes < 1:
+        cuts.append(f"importance is measured on {found.effort.probes:.0%} of the batches")
+    lines.append(f"       For want of time, {'; '.join(cuts)}.")
+    return lines
 
 
 def _written(prepared: Prepared) -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from nasframe.recipe.yaml import dump
 from nasframe.storage import refuse_unwritable
 from nasframe.store import write_text
 from nasframe_compress.compose import (
+    FULL,
+    Effort,
     Lengths,
     Setup,
     Target,
@@ -54,6 +57,7 @@ class Prepared:
         methods: the methods, in the order of the request.
         targets: method → its budgets.
         lengths: how long the methods train.
+        effort: how much is measured.
     """
 
     request: Request
@@ -64,6 +68,7 @@ class Prepared:
     methods: Sequence[Method]
     targets: Mapping[str, Sequence[Target]]
     lengths: Mapping[str, Lengths]
+    effort: Effort = FULL
 
     def record(self) -> dict[str, Any]:
         """Return what going on needs to know, JSON-plain."""
@@ -85,7 +90,8 @@ class Prepared:
 
     def recipe(self, method: Method) -> dict[str, Any]:
         """Return a method's recipe, as its file has it."""
-        return compose(self.setup, method, self.targets[method.name], self.lengths[method.name])
+        targets = self.targets[method.name]
+        return compose(self.setup, method, targets, self.lengths[method.name], self.effort)
 
 
 def is_study(request: Request) -> bool:
@@ -154,6 +160,40 @@ def _factor(method: Method, methods: Sequence[Method], request: Request) -> floa
     if len(methods) == 1 or not method.searches:
         return 1.0
     return float(len(request.budgets))
+
+
+def sets_dev_aside(task: Mapping[str, Any]) -> bool:
+    """Tell whether ``dev`` is a part of the data that the task sets aside, and no table of its own."""
+    return task["use"] == "text_classification" and "dev" not in task and "hub" not in task
+
+
+def fitted(prepared: Prepared, lengths: Mapping[str, Lengths], effort: Effort) -> Prepared:
+    """Return a request with other lengths and another effort.
+
+    What is no longer set aside for measuring is trained on. An epoch is longer then, so there are fewer of them: the
+    number of steps is the one that was fitted.
+
+    Args:
+        prepared: the request.
+        lengths: method → how long it trains.
+        effort: how much is measured.
+    """
+    sizes = prepared.look.inputs.task.sizes
+    task = dict(prepared.setup.task)
+    freed = 0
+    if effort.select < 1:
+        task["select"] = math.ceil(effort.select * sizes["select"])
+        freed += sizes["select"] - task["select"]
+    if effort.dev < 1:
+        task["dev_share"] = math.ceil(effort.dev * sizes["dev"])
+        freed += sizes["dev"] - task["dev_share"]
+    examples = sizes["train"] + freed
+    shorter = sizes["train"] / examples
+    scaled = {}
+    for name, length in lengths.items():
+        scaled[name] = Lengths(teacher=shorter * length.teacher, method=shorter * length.method)
+    setup = replace(prepared.setup, task=task, examples=examples)
+    return replace(prepared, setup=setup, lengths=scaled, effort=effort)
 
 
 # ---- files
