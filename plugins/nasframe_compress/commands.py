@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from nasframe_compress.prepare import Prepared
+    from nasframe_compress.prepare import Prepared, Settings
     from nasframe_compress.recommend import BudgetResult
     from nasframe_compress.request import Request
     from nasframe_compress.table import Ambiguous
@@ -72,6 +72,7 @@ def init(
 ) -> None:
     """Write the recipe or the study that 'nasframe compress' with the same arguments would run."""
     from nasframe.cli.run import quiet
+    from nasframe_compress.prepare import Settings
 
     quiet()
     request = _request(
@@ -79,7 +80,7 @@ def init(
         max_length,
     )  # fmt: skip
     prepared = _prepared(request, out, time.monotonic(), will_run=False)
-    path = _written(prepared)
+    path = _written(prepared, Settings())
     command = "ablate" if prepared.is_study else "run"
     print(f"written: {path}\nedit it, then: nasframe {command} {path}")
 
@@ -120,10 +121,11 @@ def compress(
     from nasframe.cli.run import quiet
     from nasframe.errors import UsageError
     from nasframe.processes import choose_device
-    from nasframe_compress.prepare import is_study
+    from nasframe_compress.prepare import Settings, is_study
 
     began = time.monotonic()
-    choose_device(device)
+    if resume is None:
+        choose_device(device)
     quiet()
     if resume is not None:
         if model or data or out or budget or dry_run:
@@ -131,7 +133,7 @@ def compress(
                 "--resume goes on with a compression as it is. Expected no other arguments with it than --jobs, "
                 "--cache, --device, --no-progress and --json."
             )
-        _finish(resume, cache, jobs, no_progress, json_)
+        _finish(resume, Settings(_plain_path(cache), jobs, device), no_progress, json_)
         return
     request = _request(
         model, data, dev, text, label, task, budget, methods, minutes, seeds, metric, positive, labels, new_head,
@@ -142,8 +144,9 @@ def compress(
     if dry_run:
         _show_preview(_prepared(request, out, began, will_run=False))
         return
-    folder = _begun(request, out, began)
-    _finish(folder, cache, jobs, no_progress, json_)
+    settings = Settings(_plain_path(cache), jobs, device)
+    _begin(request, out, began, settings)
+    _finish(_folder(request, out), settings, no_progress, json_)
 
 
 # ---- arguments
@@ -246,8 +249,7 @@ def _prepared(request: Request, out: Path | None, began: float, will_run: bool) 
     from nasframe_compress.look import described
     from nasframe_compress.prepare import prepare, refuse_used
 
-    default = Path("compressed") / (Path(request.data).stem or "data")
-    folder = out or default
+    folder = _folder(request, out)
     refuse_used(folder)
     prepared = prepare(request, folder, _asker())
     console = Console(stderr=True)
@@ -258,9 +260,30 @@ def _prepared(request: Request, out: Path | None, began: float, will_run: bool) 
     return _fitted(prepared, request.minutes * 60, began, console)
 
 
-def _begun(request: Request, out: Path | None, began: float) -> Path:
-    """Write the files to run and return their folder; what was loaded for them is freed, because the run loads it."""
-    return _written(_prepared(request, out, began, will_run=True)).parent
+def _folder(request: Request, out: Path | None) -> Path:
+    """Return the folder for everything."""
+    return out or Path("compressed") / (Path(request.data).stem or "data")
+
+
+def _plain_path(path: Path | None) -> str | None:
+    """Return a path that means the same in any folder, as text."""
+    return None if path is None else str(path.expanduser().absolute())
+
+
+def _begin(request: Request, out: Path | None, began: float, settings: Settings) -> None:
+    """Write the files to run; what was loaded for them is freed, because the run loads it."""
+    from nasframe_compress.prepare import RECORD, resume_command
+
+    folder = _folder(request, out)
+    is_ours = not folder.exists()
+    try:
+        _written(_prepared(request, out, began, will_run=True), settings)
+    except KeyboardInterrupt:
+        advice = "Nothing was begun: the same command begins again."
+        if is_ours and (folder / RECORD).is_file():
+            advice = f"Go on with: {resume_command(folder)}"
+        print(f"nasframe: interrupted. {advice}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _fitted(prepared: Prepared, seconds: float, began: float, console: Any) -> Prepared:
@@ -340,13 +363,13 @@ def fit_lines(
     return lines
 
 
-def _written(prepared: Prepared) -> Path:
+def _written(prepared: Prepared, settings: Settings) -> Path:
     """Write the recipe or the study, and say where and how long it will take."""
     from nasframe.report.tables import duration
     from nasframe_compress.prepare import write
     from nasframe_compress.timing import estimated_seconds
 
-    path = write(prepared)
+    path = write(prepared, settings)
     if prepared.request.minutes is None:
         seconds = estimated_seconds(prepared, path)
         print(f"time   about {duration(seconds)} on this machine, by a few timed steps", file=sys.stderr)
@@ -376,23 +399,40 @@ def _show_preview(prepared: Prepared) -> None:
 # ---- the end
 
 
-def _finish(folder: Path, cache: Path | None, jobs: int | None, no_progress: bool, as_json: bool) -> None:
-    """Run what is not done, and show the recommendations."""
+def _finish(folder: Path, settings: Settings, no_progress: bool, as_json: bool) -> None:
+    """Run what is not done, and show the recommendations.
+
+    Args:
+        folder: of the compression.
+        settings: how to run it; what they leave open is as it was begun.
+        no_progress: show no bars.
+        as_json: print JSON.
+    """
     import json
 
-    from nasframe_compress.work import go_on, read_record
+    from nasframe.processes import choose_device
+    from nasframe_compress.prepare import resume_command
+    from nasframe_compress.work import advise, go_on, read_record
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     record = read_record(folder)
+    choose_device(settings.device or record.settings.device)
+    cache = settings.cache or record.settings.cache
     try:
-        results = go_on(record, cache=cache, jobs=jobs, progress=False if no_progress else None, say=say)
+        results = go_on(
+            record,
+            cache=None if cache is None else Path(cache),
+            jobs=settings.jobs or record.settings.jobs,
+            progress=False if no_progress else None,
+            say=say,
+        )
     except KeyboardInterrupt:
-        print(f"nasframe: interrupted. Go on with: nasframe compress --resume {folder}", file=sys.stderr)
+        print(f"nasframe: interrupted. Go on with: {resume_command(folder)}", file=sys.stderr)
         raise typer.Exit(130) from None
     except Exception as error:
-        error.add_note(f"To go on: nasframe compress --resume {folder}")
+        advise(record, error)
         raise
     if as_json:
         print(json.dumps([result.plain() for result in results], indent=1))

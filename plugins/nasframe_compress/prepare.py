@@ -7,11 +7,11 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nasframe.errors import UsageError
+from nasframe.errors import UsageError, in_shell
 from nasframe.folders import folder_name
 from nasframe.recipe.loading import load_recipe
 from nasframe.recipe.resolve import resolve
@@ -199,8 +199,30 @@ def fitted(prepared: Prepared, lengths: Mapping[str, Lengths], effort: Effort) -
 # ---- files
 
 
-def write(prepared: Prepared) -> Path:
+@dataclass(frozen=True)
+class Settings:
+    """How a compression is run, which going on needs to know.
+
+    Args:
+        cache: the folder of stage results; ``None``: a study's default, and none for a single run.
+        jobs: processes of a study; ``None``: one.
+        device: where networks are computed; ``None``: a GPU if there is one.
+    """
+
+    cache: str | None = None
+    jobs: int | None = None
+    device: str | None = None
+
+
+DEFAULT = Settings()
+
+
+def write(prepared: Prepared, settings: Settings = DEFAULT) -> Path:
     """Write the recipe, or the study with a recipe for each method, after checking them; return the file to run.
+
+    Args:
+        prepared: the request.
+        settings: how it will be run.
 
     Raises:
         UsageError: the folder cannot be written, or is not empty.
@@ -209,7 +231,7 @@ def write(prepared: Prepared) -> Path:
     folder = prepared.folder
     refuse_used(folder)
     refuse_unwritable(folder)
-    with drafted(prepared) as path:
+    with drafted(prepared, settings) as path:
         if folder.is_dir():
             folder.rmdir()  # it is empty
         path.parent.rename(folder)
@@ -217,7 +239,7 @@ def write(prepared: Prepared) -> Path:
 
 
 @contextmanager
-def drafted(prepared: Prepared) -> Iterator[Path]:
+def drafted(prepared: Prepared, settings: Settings = DEFAULT) -> Iterator[Path]:
     """Write and check everything under another name, which is gone after the block unless it was renamed there.
 
     Yields:
@@ -228,11 +250,20 @@ def drafted(prepared: Prepared) -> Iterator[Path]:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        path = draft / _write_files(prepared, draft)
+        path = draft / _write_files(prepared, settings, draft)
         _check(path)
         yield path
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that goes on with a compression.
+
+    >>> resume_command(Path("my mails"))
+    "nasframe compress --resume 'my mails'"
+    """
+    return f"nasframe compress --resume {in_shell(folder)}"
 
 
 def refuse_used(folder: Path) -> None:
@@ -241,13 +272,14 @@ def refuse_used(folder: Path) -> None:
         return
     hint = ""
     if (folder / RECORD).is_file():
-        hint = f" To go on with the one in it: nasframe compress --resume {folder}"
+        hint = f" To go on with the one in it: {resume_command(folder)}"
     raise UsageError(f"{folder}: not empty. Expected a new folder: --out DIR.{hint}")
 
 
-def _write_files(prepared: Prepared, draft: Path) -> str:
+def _write_files(prepared: Prepared, settings: Settings, draft: Path) -> str:
     """Write the files to a folder; return the name of the one to run."""
-    write_text(draft / RECORD, json.dumps(prepared.record(), indent=1))
+    record = prepared.record() | {"settings": asdict(settings)}
+    write_text(draft / RECORD, json.dumps(record, indent=1))
     if not prepared.is_study:
         write_text(draft / RECIPE, _recipe_file(prepared, prepared.methods[0], prepared.folder / RECIPE))
         return RECIPE
