@@ -946,11 +946,14 @@ class TaskTraits:
         categorical: whether the last dimension of ``logits`` holds the logits of classes, so that distillation
             compares distributions; default: true if ``labels`` names classes. A language model's classes are the
             tokens, which ``labels`` does not name.
+        texts_per_example: how many texts an example has, 2 for pairs. A teacher that tells the texts of a pair apart
+            can teach a model that does not only if there is one.
     """
 
     summary: DataSummary | None = None
     metrics: Mapping[str, MetricFormat] | None = None
     categorical: bool | None = None
+    texts_per_example: int | None = None
 
 
 def is_categorical(task: Task) -> bool:

@@ -412,7 +412,7 @@ def _finish(folder: Path, settings: Settings, no_progress: bool, as_json: bool) 
 
     from nasframe.processes import choose_device
     from nasframe_compress.prepare import resume_command
-    from nasframe_compress.work import advise, go_on, read_record
+    from nasframe_compress.work import RUN, RUNS, advise, go_on, read_record
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -437,16 +437,23 @@ def _finish(folder: Path, settings: Settings, no_progress: bool, as_json: bool) 
     if as_json:
         print(json.dumps([result.plain() for result in results], indent=1))
     else:
-        _show(folder, results)
+        _show(folder, folder / (RUNS if record.is_study else RUN), results)
     runs = len(record.targets) * len(record.request.seeds)
     if not all(result.ship is not None and result.networks == runs for result in results):
         raise typer.Exit(1)
 
 
-def _show(folder: Path, results: Sequence[BudgetResult]) -> None:
-    """Print the table of all networks, then which to ship and how the first is loaded."""
+def _show(folder: Path, runs: Path, results: Sequence[BudgetResult]) -> None:
+    """Print the table of all networks, then which to ship, how the first is loaded, and how others are written.
+
+    Args:
+        folder: of the compression.
+        runs: its run or study.
+        results: of each budget.
+    """
     from rich.console import Console
 
+    from nasframe.errors import in_shell
     from nasframe_compress.recommend import note_on
     from nasframe_compress.show import table
     from nasframe_compress.work import model_folder
@@ -470,3 +477,5 @@ def _show(folder: Path, results: Sequence[BudgetResult]) -> None:
         print(f"written: {place}")
     if places:
         print(f"\n{snippet_of(places[0])}")
+    # On the error stream, as of studies: the networks that are recommended are written already, this is for others.
+    print(f"export  nasframe export {in_shell(runs)} MODEL  (any other network)", file=sys.stderr)

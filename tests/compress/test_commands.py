@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -38,6 +39,7 @@ def test_a_fine_tuned_model_is_compressed_in_one_command(user, quick, capsys):
     assert "it is the teacher" in said
     assert "macro F1 is measured first" in said
     assert "For 50%, ship best@50% of yoco_bert" in screen.out
+    assert "export  nasframe export compressed/mails/run MODEL  (any other network)" in screen.err
     folder = user / "compressed/mails"
     assert {path.name for path in folder.iterdir()} == {
         "compress.json", "models", "recipe.yaml", "recommendation.json", "run"
@@ -184,6 +186,22 @@ def test_init_writes_the_same_recipe_and_runs_nothing(user, capsys):
     assert {path.name for path in (user / "out").iterdir()} == {"compress.json", "recipe.yaml"}
     assert yaml.safe_load((user / "out/recipe.yaml").read_text(encoding="utf-8"))["extends"] == "methods/rosita"
     assert run("check", "out/recipe.yaml") == 0
+
+
+def test_a_study_ends_with_the_command_that_exports_what_it_recommends(user, quick, capsys):
+    """A real study, run by 'ablate'; the command that it names is then typed as it stands."""
+    assert run("init", "tuned", "mails.csv", "--out", "out", "--methods", "magnitude,hspg") == 0
+    assert run("ablate", "out/study.yaml", "--out", "runs/my study") == 0
+    said = capsys.readouterr().err
+    (line,) = [line for line in said.splitlines() if line.startswith("export  ")]
+    assert line == "export  nasframe export 'runs/my study'"
+    assert run(*shlex.split(line)[2:]) == 0
+    exported = user / "runs/my study/exported/best-50"
+    net = load(exported)
+    assert net.config.id2label == {0: "SPAM", 1: "HAM"}
+    study = json.loads((user / "runs/my study/study.json").read_text(encoding="utf-8"))
+    (entry,) = study["shipped"]
+    assert entry["chosen_on"] == "select"  # the method recipes measure there for this
 
 
 def test_init_writes_a_study_for_several_methods(user, capsys):
