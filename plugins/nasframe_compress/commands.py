@@ -313,6 +313,7 @@ def _fitted(prepared: Prepared, seconds: float, began: float, console: Any) -> P
         seeds=len(prepared.request.seeds),
         networks=len(prepared.request.budgets),
         start=prepared.look.load_seconds,
+        once=prepared.look.import_seconds if prepared.is_study else 0.0,
         slowdown=slowdown,
     )
     spent = clock()
@@ -465,7 +466,7 @@ def _show(folder: Path, runs: Path, results: Sequence[BudgetResult]) -> None:
         return
     for result in results:
         if result.report is not None:
-            console.print(table(result, result.report))
+            console.print(table(result, result.report, console.width))
     for result in results:
         for line in result.sentences():
             console.print(line, markup=False, highlight=False)

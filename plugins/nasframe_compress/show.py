@@ -18,19 +18,25 @@ SHOWN = ("encoder_params", "macs", "latency")
 """Costs in the table, besides those of the budget."""
 
 
-def table(compared: BudgetResult, report: RunReport) -> Table:
+NARROW = 80
+"""On fewer columns of a terminal only the budget's own costs are shown, so that no number is broken."""
+
+
+def table(compared: BudgetResult, report: RunReport, width: int) -> Table:
     """Return what each method reached for a budget, the best first.
 
     Args:
         compared: of the budget.
         report: of one of the runs, which knows how metric and costs read.
+        width: columns of the terminal.
     """
     from rich import box
     from rich.table import Table
 
     form = report.metric_format(compared.metric)
     costs = []
-    for name in dict.fromkeys([*compared.budget, *SHOWN]):
+    shown = SHOWN if width >= NARROW else ()
+    for name in dict.fromkeys([*compared.budget, *shown]):
         if any(name in result.best.row.costs for result in compared.results):
             costs.append(name)
     title = f"Budget {budget_text(compared.budget)}: {titled(compared.metric, form)} on dev"

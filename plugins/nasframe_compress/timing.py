@@ -148,18 +148,20 @@ class Surroundings:
         seeds: how many seeds.
         networks: how many networks are exported.
         start: seconds of starting a run: to load model and data, and to check them.
+        once: seconds of starting the process that runs them.
         slowdown: how many times as long everything takes here as on a machine that does nothing else.
     """
 
     seeds: int
     networks: int
     start: float = 0.0
+    once: float = 0.0
     slowdown: float = 1.0
 
     def seconds(self, runs: int) -> float:
         """Return the seconds for a number of runs."""
         of_run = self.start + self.slowdown * REPORT_SECONDS
-        return runs * of_run + self.networks * self.slowdown * EXPORT_SECONDS
+        return self.once + runs * of_run + self.networks * self.slowdown * EXPORT_SECONDS
 
 
 @dataclass(frozen=True)
