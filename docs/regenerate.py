@@ -19,7 +19,7 @@ PART = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTAL
 TITLES = {
     "space": "Search spaces", "sampler": "Samplers", "trainer": "Trainers", "estimator": "Estimators",
     "modifier": "Modifiers", "transform": "Transforms", "task": "Tasks", "model": "Models", "exporter": "Exporters",
-    "family": "Families",
+    "family": "Families", "observer": "Observers",
 }  # fmt: skip
 
 

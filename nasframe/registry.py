@@ -70,7 +70,10 @@ __all__ = [
     "visible_files",
 ]  # fmt: skip
 
-KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model", "exporter", "family")
+KINDS = (
+    "space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model", "exporter", "family",
+    "observer",
+)  # fmt: skip
 PLURALS = {"family": "families"}
 RESERVED = {"sampler": ("join",)}
 """Options that the framework itself understands on every plugin of a kind."""
@@ -402,7 +405,7 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
 
     Args:
         kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``modifier``, ``transform``, ``task``, ``model``,
-            ``exporter`` or ``family``.
+            ``exporter``, ``family`` or ``observer``.
         use: the plugin's name, or ``{"use": name, option: value}``; an object is returned as it is.
         inject: arguments from the framework, for a factory that asks for them by name (``domain``, ``seed`` …).
         options: the plugin's options; injected arguments may be given here too.

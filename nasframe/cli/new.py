@@ -10,7 +10,10 @@ import typer
 
 def new(
     kind: Annotated[
-        str, typer.Argument(help="sampler, estimator, modifier, transform, space, task, trainer or model.")
+        str,
+        typer.Argument(
+            help="sampler, estimator, modifier, transform, space, task, trainer, model, family, exporter or observer."
+        ),
     ],
     name: Annotated[str, typer.Argument(help="The plugin's name in recipes.")],
     out: Annotated[

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RunError
-from nasframe.interfaces import is_categorical
+from nasframe.interfaces import output_kind
 from nasframe.records import arch_id
 from nasframe.stages.trials import Candidate, Tally
 
@@ -23,7 +23,8 @@ SPLIT = "select"
 class Agreement:
     """Architecture → the mean divergence of its outputs from a teacher's on ``select``; 0 if they agree.
 
-    For classes it is ``KL(teacher ‖ candidate)``, in regression the mean squared difference. Each network is run once.
+    For classes it is ``KL(teacher ‖ candidate)``, for labels that may hold together the mean of each label's, in
+    regression the mean squared difference. Each network is run once.
 
     Args:
         task: gives the examples.
@@ -80,8 +81,13 @@ class Agreement:
 
     def _of_examples(self, ours: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
         """Return the divergence of each example, ``(batch,)``."""
-        if not is_categorical(self.task):
+        from nasframe.nn.losses import bernoulli_divergences
+
+        kind = output_kind(self.task)
+        if kind == "numbers":
             return (ours - expected).square().flatten(1).mean(1)
+        if kind == "independent":
+            return bernoulli_divergences(ours, expected).mean(1)
         log_p = ours.log_softmax(-1)
         log_q = expected.log_softmax(-1)
         divergences = (log_q.exp() * (log_q - log_p)).sum(-1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from nasframe.progress import Progress
     from nasframe_compress.prepare import Prepared, Settings
     from nasframe_compress.recommend import BudgetResult
     from nasframe_compress.request import Request
@@ -24,9 +25,16 @@ Data = Annotated[
 ]
 Dev = Annotated[str | None, typer.Option(help="The table to report on; default: a fifth of the data is set aside.")]
 Text = Annotated[list[str] | None, typer.Option(help="The column of the texts; twice for pairs. Default: guessed.")]
-Label = Annotated[str | None, typer.Option(help="The column of the labels. Default: guessed.")]
+Label = Annotated[
+    str | None,
+    typer.Option(help="The column of the labels, or columns of 1 and 0 with commas between them. Default: guessed."),
+]
+Separator = Annotated[
+    str | None, typer.Option(help="What stands between several labels of one column. Default: guessed.")
+]
 Task = Annotated[
-    str, typer.Option(help="classification, regression, or one of GLUE's tasks; auto decides by the labels.")
+    str,
+    typer.Option(help="classification, regression, multi_label, or one of GLUE's tasks; auto decides by the labels."),
 ]
 Budgets = Annotated[
     list[str] | None,
@@ -49,6 +57,7 @@ NewHead = Annotated[bool, typer.Option("--new-head", help="Draw a new head, even
 MaxLength = Annotated[
     int | None, typer.Option(min=1, max=10**6, help="Tokens after which texts are cut; default: 128.")
 ]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="A new folder for everything; default: compressed/DATA.")]
 
 
@@ -59,6 +68,7 @@ def init(
     dev: Dev = None,
     text: Text = None,
     label: Label = None,
+    separator: Separator = None,
     task: Task = "auto",
     budget: Budgets = None,
     methods: Methods = "yoco_bert",
@@ -69,6 +79,7 @@ def init(
     labels: Labels = None,
     new_head: NewHead = False,
     max_length: MaxLength = None,
+    no_progress: NoProgress = False,
 ) -> None:
     """Write the recipe or the study that 'nasframe compress' with the same arguments would run."""
     from nasframe.cli.run import quiet
@@ -76,11 +87,11 @@ def init(
 
     quiet()
     request = _request(
-        model, data, dev, text, label, task, budget, methods, minutes, seeds, metric, positive, labels, new_head,
-        max_length,
+        model, data, dev, text, label, separator, task, budget, methods, minutes, seeds, metric, positive, labels,
+        new_head, max_length,
     )  # fmt: skip
-    prepared = _prepared(request, out, time.monotonic(), will_run=False)
-    path = _written(prepared, Settings())
+    prepared = _prepared(request, out, time.monotonic(), will_run=False, no_progress=no_progress)
+    path = _written(prepared, Settings(), no_progress)
     command = "ablate" if prepared.is_study else "run"
     print(f"written: {path}\nedit it, then: nasframe {command} {path}")
 
@@ -92,6 +103,7 @@ def compress(
     dev: Dev = None,
     text: Text = None,
     label: Label = None,
+    separator: Separator = None,
     task: Task = "auto",
     budget: Budgets = None,
     methods: Methods = "yoco_bert",
@@ -114,7 +126,7 @@ def compress(
     device: Annotated[
         str | None, typer.Option(envvar="NASFRAME_DEVICE", help="cpu, cuda or mps; default: a GPU if there is one.")
     ] = None,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
+    no_progress: NoProgress = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the recommendations as JSON.")] = False,
 ) -> None:
     """Compress a model for a task: look at both, run one method or compare several, and say which network to ship."""
@@ -136,16 +148,16 @@ def compress(
         _finish(resume, Settings(_plain_path(cache), jobs, device), no_progress, json_)
         return
     request = _request(
-        model, data, dev, text, label, task, budget, methods, minutes, seeds, metric, positive, labels, new_head,
-        max_length,
+        model, data, dev, text, label, separator, task, budget, methods, minutes, seeds, metric, positive, labels,
+        new_head, max_length,
     )  # fmt: skip
     if jobs is not None and not is_study(request):
         raise UsageError("--jobs: one method with one seed is one process. Expected it with several of either.")
     if dry_run:
-        _show_preview(_prepared(request, out, began, will_run=False))
+        _show_preview(_prepared(request, out, began, will_run=False, no_progress=no_progress))
         return
     settings = Settings(_plain_path(cache), jobs, device)
-    _begin(request, out, began, settings)
+    _begin(request, out, began, settings, no_progress)
     _finish(_folder(request, out), settings, no_progress, json_)
 
 
@@ -158,6 +170,7 @@ def _request(
     dev: str | None,
     text: Sequence[str] | None,
     label: str | None,
+    separator: str | None,
     task: str,
     budget: Sequence[str] | None,
     methods: str,
@@ -189,6 +202,7 @@ def _request(
         dev=dev,
         text=tuple(text or ()),
         label=label,
+        separator=separator,
         task=task,
         metric=metric,
         positive=positive,
@@ -235,7 +249,7 @@ def _asker() -> Any:
     return ask
 
 
-def _prepared(request: Request, out: Path | None, began: float, will_run: bool) -> Prepared:
+def _prepared(request: Request, out: Path | None, began: float, will_run: bool, no_progress: bool) -> Prepared:
     """Look at model and data, show what they are, and fit the trainings to the time.
 
     Args:
@@ -243,21 +257,24 @@ def _prepared(request: Request, out: Path | None, began: float, will_run: bool) 
         out: the folder for everything; ``None`` is the default one.
         began: when the command began, by ``time.monotonic``.
         will_run: whether the recipe is run now.
+        no_progress: show no bars.
     """
     from rich.console import Console
 
+    from nasframe.progress import Progress
     from nasframe_compress.look import described
     from nasframe_compress.prepare import prepare, refuse_used
 
     folder = _folder(request, out)
     refuse_used(folder)
-    prepared = prepare(request, folder, _asker())
+    progress = Progress(False if no_progress else None)
+    prepared = prepare(request, folder, _asker(), progress)
     console = Console(stderr=True)
     for line in described(prepared.look, console.width, with_notices=prepared.is_study or not will_run):
         console.print(line, markup=False, highlight=False, soft_wrap=False)
     if request.minutes is None:
         return prepared
-    return _fitted(prepared, request.minutes * 60, began, console)
+    return _fitted(prepared, request.minutes * 60, began, console, progress)
 
 
 def _folder(request: Request, out: Path | None) -> Path:
@@ -270,14 +287,15 @@ def _plain_path(path: Path | None) -> str | None:
     return None if path is None else str(path.expanduser().absolute())
 
 
-def _begin(request: Request, out: Path | None, began: float, settings: Settings) -> None:
+def _begin(request: Request, out: Path | None, began: float, settings: Settings, no_progress: bool) -> None:
     """Write the files to run; what was loaded for them is freed, because the run loads it."""
     from nasframe_compress.prepare import RECORD, resume_command
 
     folder = _folder(request, out)
     is_ours = not folder.exists()
     try:
-        _written(_prepared(request, out, began, will_run=True), settings)
+        prepared = _prepared(request, out, began, will_run=True, no_progress=no_progress)
+        _written(prepared, settings, no_progress)
     except KeyboardInterrupt:
         advice = "Nothing was begun: the same command begins again."
         if is_ours and (folder / RECORD).is_file():
@@ -286,7 +304,7 @@ def _begin(request: Request, out: Path | None, began: float, settings: Settings)
         raise typer.Exit(130) from None
 
 
-def _fitted(prepared: Prepared, seconds: float, began: float, console: Any) -> Prepared:
+def _fitted(prepared: Prepared, seconds: float, began: float, console: Any, progress: Progress) -> Prepared:
     """Rehearse the methods, and let them train, and be measured, as long as the time allows."""
     from nasframe_compress.prepare import fitted
     from nasframe_compress.rehearsal import rehearse_all
@@ -301,7 +319,7 @@ def _fitted(prepared: Prepared, seconds: float, began: float, console: Any) -> P
     computed = time.process_time()
     rehearsals = rehearse_all(prepared, seconds, clock)
     for method in prepared.methods:
-        with console.status(f"rehearsing {method.name}"):
+        with progress.bar(f"rehearsing {method.name}"):
             time_of, is_rehearsed = next(rehearsals)
         times.append(time_of)
         if not is_rehearsed:
@@ -364,15 +382,17 @@ def fit_lines(
     return lines
 
 
-def _written(prepared: Prepared, settings: Settings) -> Path:
+def _written(prepared: Prepared, settings: Settings, no_progress: bool) -> Path:
     """Write the recipe or the study, and say where and how long it will take."""
+    from nasframe.progress import Progress
     from nasframe.report.tables import duration
     from nasframe_compress.prepare import write
     from nasframe_compress.timing import estimated_seconds
 
     path = write(prepared, settings)
     if prepared.request.minutes is None:
-        seconds = estimated_seconds(prepared, path)
+        with Progress(False if no_progress else None).bar("timing a few steps"):
+            seconds = estimated_seconds(prepared, path)
         print(f"time   about {duration(seconds)} on this machine, by a few timed steps", file=sys.stderr)
     print(f"place  {prepared.folder}", file=sys.stderr)
     return path
