@@ -894,6 +894,19 @@ class PlannedModifier(Protocol):
         ...
 
 
+@runtime_checkable
+class LengthCheckingModifier(Protocol):
+    """A modifier that needs a number of steps, and checks before any work that its stage has them."""
+
+    def validate_length(self, job: TrainJob) -> None:
+        """Raise ``UsageError`` if ``job.total`` steps are too few.
+
+        ``nasframe check`` asks it if the recipe says ``max_steps``, and a run before its first stage, when the data say
+        how many steps the epochs have. The job is otherwise that of ``validate``.
+        """
+        ...
+
+
 # ---- optional members of transforms
 
 
@@ -935,11 +948,14 @@ class TaskTraits:
         categorical: whether the last dimension of ``logits`` holds the logits of classes, so that distillation
             compares distributions; default: true if ``labels`` names classes of which one is true. A language model's
             classes are the tokens, which ``labels`` does not name.
+        texts_per_example: how many texts an example has, 2 for pairs. A teacher that tells the texts of a pair apart
+            can teach a model that does not only if there is one.
     """
 
     summary: DataSummary | None = None
     metrics: Mapping[str, MetricFormat] | None = None
     categorical: bool | None = None
+    texts_per_example: int | None = None
 
 
 OutputKind: TypeAlias = Literal["classes", "independent", "numbers"]
@@ -1244,7 +1260,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "sampler": (SamplerTraits, StartedSampler),
     "trainer": (TrainerTraits,),
     "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
-    "modifier": (PlannedModifier,),
+    "modifier": (PlannedModifier, LengthCheckingModifier),
     "transform": (TransformTraits, PlannedTransform),
     "task": (TaskTraits, ReadableTask, TextSource, UnlabelledSource, ImageTask, FileBacked),
     "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),

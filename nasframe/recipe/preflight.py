@@ -350,23 +350,56 @@ def _export_refusals(plan: Plan, stage: PlannedStage) -> Iterator[Fault]:
 
 def _modifier_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
     """Ask the modifiers of a stage, each of which sees all of them."""
+    modifiers = _modifiers_of(plan, stage)
+    yield from _rival_archs(stage, modifiers)
+    yield from _asked(plan, stage, modifiers, "validate", sized, None)
+    training: TrainOptions | None = stage.options.get("options")
+    if training is not None and training.max_steps is not None:  # steps of epochs are known with the data
+        yield from length_refusals(plan, stage, sized, training.max_steps)
+
+
+def length_refusals(plan: Plan, stage: PlannedStage, sized: bool, total: int) -> Iterator[Fault]:
+    """Ask the modifiers of a training whether it has enough steps for them.
+
+    Args:
+        plan: the plan.
+        stage: one of its training stages.
+        sized: whether its network has the model's own sizes.
+        total: its optimiser steps.
+
+    Yields:
+        Where in the stage a modifier stands that refuses, and why it does.
+    """
+    yield from _asked(plan, stage, _modifiers_of(plan, stage), "validate_length", sized, total)
+
+
+def _modifiers_of(plan: Plan, stage: PlannedStage) -> dict[int, Any]:
+    """Make the modifiers of a stage, by their numbers in the recipe."""
     inject = {"seed": plan.seed, "base": plan.base}
-    modifiers: dict[int, Any] = {}  # by their numbers in the recipe
+    modifiers = {}
     for number, use in enumerate(stage.options.get("modifiers") or ()):
         if use is not None:  # null switches a modifier off
             modifiers[number] = registry.make("modifier", use, inject)
-    yield from _rival_archs(stage, modifiers)
-    checks: dict[int, Any] = {}  # by the same numbers
+    return modifiers
+
+
+def _asked(
+    plan: Plan, stage: PlannedStage, modifiers: Mapping[int, Any], method: str, sized: bool, total: int | None
+) -> Iterator[Fault]:
+    """Call an optional method of modifiers with the planned job."""
+    checks: dict[int, Any] = {}  # by their numbers in the recipe
     for number, modifier in modifiers.items():
-        validate = member(modifier, "validate")
-        if validate is not None:
-            checks[number] = validate
+        check = member(modifier, method)
+        if check is not None:
+            checks[number] = check
     if not checks:  # the job needs a network, which takes torch
         return
     net = skeleton(plan) if sized else None
     job = planned_job(plan, stage, list(modifiers.values()), net)
-    for number, validate in checks.items():
-        yield from _refusal(("modifiers", number), "", validate, job)
+    if total is not None:
+        job.total = total
+    for number, check in checks.items():
+        yield from _refusal(("modifiers", number), "", check, job)
 
 
 def _fit_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:

@@ -267,7 +267,8 @@ class RunInputs:
         self._refuse_changes()
         with self.reads:
             require_trained(self.teacher, self.task.labels)
-            require_same_tokens(self.teacher.tokenizer(), self.tokenizer, self.plan.task.get("max_length"))
+            texts = traits_of(TaskTraits, self.task).texts_per_example
+            require_same_tokens(self.teacher.tokenizer(), self.tokenizer, self.plan.task.get("max_length"), texts)
             net = self.teacher.load(self.task.labels, stream_seed(self.plan.seed, "init"))
         require_storable(net, "teacher")
         return net.to(device())

@@ -76,6 +76,7 @@ class TextTask(LabelledTask):
 
     Attributes:
         metrics: how each metric is printed and compared.
+        texts_per_example: 2 for pairs of texts, else 1.
 
     Raises:
         UsageError: a split is empty, outputs of the saved head cannot be told apart, or ``max_length`` is more than the
@@ -102,6 +103,7 @@ class TextTask(LabelledTask):
         **options: Any,
     ) -> None:
         columns = max((len(split.texts[0]) for split in splits.values() if len(split)), default=1)
+        self.texts_per_example = columns
         self.max_length = cut_length(max_length, default_length, columns, tokenizer, notify)
         super().__init__(splits, labels, metrics, primary, seed, notify, **options)
         self._tokenizer = tokenizer

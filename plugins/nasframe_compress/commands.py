@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +12,11 @@ import typer
 
 if TYPE_CHECKING:
     from nasframe.progress import Progress
-    from nasframe_compress.prepare import Prepared
+    from nasframe_compress.prepare import Prepared, Settings
     from nasframe_compress.recommend import BudgetResult
     from nasframe_compress.request import Request
     from nasframe_compress.table import Ambiguous
+    from nasframe_compress.timing import Fit, MethodTime
 
 Model = Annotated[str | None, typer.Argument(help="A directory, an id of the Hugging Face hub, or a registered model.")]
 Data = Annotated[
@@ -83,6 +83,7 @@ def init(
 ) -> None:
     """Write the recipe or the study that 'nasframe compress' with the same arguments would run."""
     from nasframe.cli.run import quiet
+    from nasframe_compress.prepare import Settings
 
     quiet()
     request = _request(
@@ -90,7 +91,7 @@ def init(
         new_head, max_length,
     )  # fmt: skip
     prepared = _prepared(request, out, time.monotonic(), will_run=False, no_progress=no_progress)
-    path = _written(prepared, no_progress)
+    path = _written(prepared, Settings(), no_progress)
     command = "ablate" if prepared.is_study else "run"
     print(f"written: {path}\nedit it, then: nasframe {command} {path}")
 
@@ -132,10 +133,11 @@ def compress(
     from nasframe.cli.run import quiet
     from nasframe.errors import UsageError
     from nasframe.processes import choose_device
-    from nasframe_compress.prepare import is_study
+    from nasframe_compress.prepare import Settings, is_study
 
     began = time.monotonic()
-    choose_device(device)
+    if resume is None:
+        choose_device(device)
     quiet()
     if resume is not None:
         if model or data or out or budget or dry_run:
@@ -143,7 +145,7 @@ def compress(
                 "--resume goes on with a compression as it is. Expected no other arguments with it than --jobs, "
                 "--cache, --device, --no-progress and --json."
             )
-        _finish(resume, cache, jobs, no_progress, json_)
+        _finish(resume, Settings(_plain_path(cache), jobs, device), no_progress, json_)
         return
     request = _request(
         model, data, dev, text, label, separator, task, budget, methods, minutes, seeds, metric, positive, labels,
@@ -154,8 +156,9 @@ def compress(
     if dry_run:
         _show_preview(_prepared(request, out, began, will_run=False, no_progress=no_progress))
         return
-    folder = _begun(request, out, began, no_progress)
-    _finish(folder, cache, jobs, no_progress, json_)
+    settings = Settings(_plain_path(cache), jobs, device)
+    _begin(request, out, began, settings, no_progress)
+    _finish(_folder(request, out), settings, no_progress, json_)
 
 
 # ---- arguments
@@ -262,8 +265,7 @@ def _prepared(request: Request, out: Path | None, began: float, will_run: bool, 
     from nasframe_compress.look import described
     from nasframe_compress.prepare import prepare, refuse_used
 
-    default = Path("compressed") / (Path(request.data).stem or "data")
-    folder = out or default
+    folder = _folder(request, out)
     refuse_used(folder)
     progress = Progress(False if no_progress else None)
     prepared = prepare(request, folder, _asker(), progress)
@@ -275,45 +277,119 @@ def _prepared(request: Request, out: Path | None, began: float, will_run: bool, 
     return _fitted(prepared, request.minutes * 60, began, console, progress)
 
 
-def _begun(request: Request, out: Path | None, began: float, no_progress: bool) -> Path:
-    """Write the files to run and return their folder; what was loaded for them is freed, because the run loads it."""
-    prepared = _prepared(request, out, began, will_run=True, no_progress=no_progress)
-    return _written(prepared, no_progress).parent
+def _folder(request: Request, out: Path | None) -> Path:
+    """Return the folder for everything."""
+    return out or Path("compressed") / (Path(request.data).stem or "data")
+
+
+def _plain_path(path: Path | None) -> str | None:
+    """Return a path that means the same in any folder, as text."""
+    return None if path is None else str(path.expanduser().absolute())
+
+
+def _begin(request: Request, out: Path | None, began: float, settings: Settings, no_progress: bool) -> None:
+    """Write the files to run; what was loaded for them is freed, because the run loads it."""
+    from nasframe_compress.prepare import RECORD, resume_command
+
+    folder = _folder(request, out)
+    is_ours = not folder.exists()
+    try:
+        prepared = _prepared(request, out, began, will_run=True, no_progress=no_progress)
+        _written(prepared, settings, no_progress)
+    except KeyboardInterrupt:
+        advice = "Nothing was begun: the same command begins again."
+        if is_ours and (folder / RECORD).is_file():
+            advice = f"Go on with: {resume_command(folder)}"
+        print(f"nasframe: interrupted. {advice}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _fitted(prepared: Prepared, seconds: float, began: float, console: Any, progress: Progress) -> Prepared:
-    """Rehearse the methods, and let them train as long as the time allows."""
-    from nasframe.report.tables import duration
-    from nasframe_compress.timing import fit_lengths, rehearse, total_seconds
+    """Rehearse the methods, and let them train, and be measured, as long as the time allows."""
+    from nasframe_compress.prepare import fitted
+    from nasframe_compress.rehearsal import rehearse_all
+    from nasframe_compress.timing import Surroundings, fit, sizes_of
+
+    def clock() -> float:
+        return time.monotonic() - began
 
     times = []
+    estimated = []
+    rehearsal_began = time.monotonic()
+    computed = time.process_time()
+    rehearsals = rehearse_all(prepared, seconds, clock)
     for method in prepared.methods:
         with progress.bar(f"rehearsing {method.name}"):
-            times.append(rehearse(prepared, method))
-    seeds = len(prepared.request.seeds)
-    networks = len(prepared.request.budgets)
-    spent = time.monotonic() - began
-    lengths = fit_lengths(times, prepared.lengths, seconds, seeds, networks, spent)
-    needed = total_seconds(times, lengths, seeds, networks)
+            time_of, is_rehearsed = next(rehearsals)
+        times.append(time_of)
+        if not is_rehearsed:
+            estimated.append(method.name)
+    # Other programs on the machine slow down whatever is not rehearsed as well.
+    waited = time.monotonic() - rehearsal_began
+    slowdown = max(1.0, waited / max(time.process_time() - computed, 1e-9))
+    around = Surroundings(
+        seeds=len(prepared.request.seeds),
+        networks=len(prepared.request.budgets),
+        start=prepared.look.load_seconds,
+        once=prepared.look.import_seconds if prepared.is_study else 0.0,
+        slowdown=slowdown,
+    )
+    spent = clock()
+    found = fit(times, prepared.lengths, seconds, around, sizes_of(prepared), spent)
+    changed = fitted(prepared, found.lengths, found.effort)
+    for line in fit_lines(times, found, changed, spent, estimated):
+        console.print(line, markup=False, highlight=False)
+    return changed
+
+
+def fit_lines(
+    times: Sequence[MethodTime], found: Fit, changed: Prepared, spent: float, estimated: Sequence[str]
+) -> list[str]:
+    """Say what was fitted to the time.
+
+    Args:
+        times: of each method.
+        found: what fits.
+        changed: the request with it.
+        spent: seconds that have passed.
+        estimated: the methods that there was no time to rehearse.
+    """
+    from nasframe.report.tables import duration
+    from nasframe_compress.compose import FULL
+
     parts = []
     for time_of in times:
-        epochs = sum(training.epochs for training in time_of.trainings) * lengths[time_of.method].method
+        epochs = sum(training.epochs for training in time_of.trainings) * found.lengths[time_of.method].method
         parts.append(f"{time_of.method} {epochs:.3g} epochs")
-    console.print(
-        f"time   {duration(spent)} so far; the rest is planned for {duration(needed)}: {', '.join(parts)}.",
-        markup=False, highlight=False,
-    )  # fmt: skip
-    return replace(prepared, lengths=lengths)
+    lines = [f"time   {duration(spent)} so far; the rest is planned for {duration(found.seconds)}: {', '.join(parts)}."]
+    if estimated:
+        lines.append(f"       There was no time to rehearse {', '.join(estimated)}: worked out from {times[0].method}.")
+    if found.effort == FULL:
+        return lines
+    cuts = []
+    task = changed.setup.task
+    if found.effort.select < 1:
+        cuts.append(f"choices are made on {task['select']} examples")
+    if found.effort.dev < 1:
+        cuts.append(f"reports on {task['dev_share']}")
+    trials = [time_of.evaluations.trials for time_of in times]
+    if any(found.effort.trials_of(count) < count for count in trials):
+        fewer = ", ".join(str(found.effort.trials_of(count)) for count in trials if count)
+        cuts.append(f"searches evaluate {fewer} networks")
+    if found.effort.probes < 1:
+        cuts.append(f"importance is measured on {found.effort.probes:.0%} of the batches")
+    lines.append(f"       For want of time, {'; '.join(cuts)}.")
+    return lines
 
 
-def _written(prepared: Prepared, no_progress: bool) -> Path:
+def _written(prepared: Prepared, settings: Settings, no_progress: bool) -> Path:
     """Write the recipe or the study, and say where and how long it will take."""
     from nasframe.progress import Progress
     from nasframe.report.tables import duration
     from nasframe_compress.prepare import write
     from nasframe_compress.timing import estimated_seconds
 
-    path = write(prepared)
+    path = write(prepared, settings)
     if prepared.request.minutes is None:
         with Progress(False if no_progress else None).bar("timing a few steps"):
             seconds = estimated_seconds(prepared, path)
@@ -344,55 +420,83 @@ def _show_preview(prepared: Prepared) -> None:
 # ---- the end
 
 
-def _finish(folder: Path, cache: Path | None, jobs: int | None, no_progress: bool, as_json: bool) -> None:
-    """Run what is not done, and show the recommendations."""
+def _finish(folder: Path, settings: Settings, no_progress: bool, as_json: bool) -> None:
+    """Run what is not done, and show the recommendations.
+
+    Args:
+        folder: of the compression.
+        settings: how to run it; what they leave open is as it was begun.
+        no_progress: show no bars.
+        as_json: print JSON.
+    """
     import json
 
-    from nasframe_compress.work import go_on, read_record
+    from nasframe.processes import choose_device
+    from nasframe_compress.prepare import resume_command
+    from nasframe_compress.work import RUN, RUNS, advise, go_on, read_record
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     record = read_record(folder)
+    choose_device(settings.device or record.settings.device)
+    cache = settings.cache or record.settings.cache
     try:
-        results = go_on(record, cache=cache, jobs=jobs, progress=False if no_progress else None, say=say)
+        results = go_on(
+            record,
+            cache=None if cache is None else Path(cache),
+            jobs=settings.jobs or record.settings.jobs,
+            progress=False if no_progress else None,
+            say=say,
+        )
     except KeyboardInterrupt:
-        print(f"nasframe: interrupted. Go on with: nasframe compress --resume {folder}", file=sys.stderr)
+        print(f"nasframe: interrupted. Go on with: {resume_command(folder)}", file=sys.stderr)
         raise typer.Exit(130) from None
     except Exception as error:
-        error.add_note(f"To go on: nasframe compress --resume {folder}")
+        advise(record, error)
         raise
     if as_json:
         print(json.dumps([result.plain() for result in results], indent=1))
     else:
-        _show(folder, results)
+        _show(folder, folder / (RUNS if record.is_study else RUN), results)
     runs = len(record.targets) * len(record.request.seeds)
     if not all(result.ship is not None and result.networks == runs for result in results):
         raise typer.Exit(1)
 
 
-def _show(folder: Path, results: Sequence[BudgetResult]) -> None:
-    """Print the table of all networks, then which to ship and how the first is loaded."""
+def _show(folder: Path, runs: Path, results: Sequence[BudgetResult]) -> None:
+    """Print the table of all networks, then which to ship, how the first is loaded, and how others are written.
+
+    Args:
+        folder: of the compression.
+        runs: its run or study.
+        results: of each budget.
+    """
     from rich.console import Console
 
-    from nasframe.report.read import read_run
-    from nasframe_compress.show import sentences, table
+    from nasframe.errors import in_shell
+    from nasframe_compress.recommend import note_on
+    from nasframe_compress.show import table
     from nasframe_compress.work import model_folder
     from nasframe_deploy.ship import snippet_of
 
     console = Console()
-    methods = [method for result in results for method in result.results]
-    if not methods:
+    if not any(result.results for result in results):
         console.print("No run is finished, so there is nothing to recommend.")
         return
-    report = read_run(methods[0].best.place.directory)
     for result in results:
-        console.print(table(result, report))
+        if result.report is not None:
+            console.print(table(result, result.report, console.width))
     for result in results:
-        for line in sentences(result, report):
+        for line in result.sentences():
             console.print(line, markup=False, highlight=False)
+    note = note_on(results)
+    if note is not None:
+        console.print(note, markup=False, highlight=False)
     places = [model_folder(folder, result.ship.best.model) for result in results if result.ship is not None]
     for place in places:
         print(f"written: {place}")
     if places:
         print(f"\n{snippet_of(places[0])}")
+    # On the error stream, as of studies: the networks that are recommended are written already, this is for others.
+    print(f"export  nasframe export {in_shell(runs)} MODEL  (any other network)", file=sys.stderr)

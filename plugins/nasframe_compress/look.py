@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ class Look:
         head: a sentence on its head.
         metric: the primary metric, if it is not the task's own choice.
         said: what was chosen, a sentence each.
+        load_seconds: what loading model and data took.
+        import_seconds: what importing the libraries took before.
     """
 
     inputs: RunInputs
@@ -54,6 +57,8 @@ class Look:
     head: str
     metric: str | None
     said: tuple[str, ...]
+    load_seconds: float = 0.0
+    import_seconds: float = 0.0
 
 
 def model_use(request: Request) -> dict[str, Any]:
@@ -87,6 +92,10 @@ def look(request: Request, data: Data) -> Look:
         RecipeError: model and task do not fit together.
         UsageError: a file of either is not as expected; the message names it, and the row.
     """
+    began = time.monotonic()
+    import_libraries()
+    import_seconds = time.monotonic() - began
+    began = time.monotonic()
     model = model_use(request)
     inputs = RunInputs(_plan(model, data.task, "compound", request))
     try:
@@ -97,6 +106,7 @@ def look(request: Request, data: Data) -> Look:
             raise
         expected = "Expected --labels with the classes in the order of the head's outputs, or --new-head."
         raise UsageError(str(error).replace(ASK, expected)) from None
+    load_seconds = time.monotonic() - began
     net: Any = inputs.work.net
     config = net.config
     space: Any = inputs.work.space
@@ -112,7 +122,24 @@ def look(request: Request, data: Data) -> Look:
     said = [*data.said]
     if why:
         said.append(why)
-    return Look(inputs, model, str(config.model_type), sizes, is_teacher, head, metric, tuple(said))
+    return Look(
+        inputs,
+        model,
+        str(config.model_type),
+        sizes,
+        is_teacher,
+        head,
+        metric,
+        tuple(said),
+        load_seconds,
+        import_seconds,
+    )
+
+
+def import_libraries() -> None:
+    """Import what loading a model needs, so that it can be timed apart: a process does it once, for all its runs."""
+    import torch  # noqa: F401
+    import transformers.modeling_utils  # noqa: F401
 
 
 def format_inputs(look: Look, data: Data, request: Request) -> RunInputs:
