@@ -29,6 +29,7 @@ from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.supernets import makes_supernet, supernet_faults
 from nasframe.recipe.yaml import KeyPath
 from nasframe.records import TrainOptions
+from nasframe.search.restrict import restrict
 from nasframe.stages.teachers import EXPECTED
 from nasframe.stages.trials import split_fit
 
@@ -268,7 +269,7 @@ def misfits(plan: Plan, stage: PlannedStage, space: Any, inject: Mapping[str, An
     texts: dict[KeyPath, str] = {}
     within = options.get("within")
     if within:
-        texts[("within",)] = _error_of(space.domain.restrict, within)
+        texts[("within",)] = _error_of(restrict, space.domain, within)
     sampler = options.get("sampler")
     if sampler is not None:
         use = plan.sampler if sampler == "shared" else sampler

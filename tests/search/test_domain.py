@@ -45,6 +45,13 @@ def domains(draw):
     active = {}
     if draw(st.booleans()):
         active = {k: ("deep", [v for v in knobs["deep"] if int(k[2]) in v]) for k in knobs if k != "deep"}
+        parent, depth = "deep", draw(st.integers(0, 3))  # and a chain of knobs below it, each below the one before
+        for level in range(depth):
+            name = f"nested{level}"
+            knobs[name] = list(range(draw(st.integers(1, 3))))
+            values = draw(st.lists(st.sampled_from(knobs[parent]), min_size=1, max_size=2))
+            active[name] = (parent, values)
+            parent = draw(st.sampled_from([parent, name]))
     domain = Choices(knobs, active)
     if draw(st.booleans()):
         domain = domain.joined("layer")
@@ -82,6 +89,67 @@ def test_restricting_is_filtering(domain):
         narrow = domain.restrict({name: [value]}, keep=AtMost(3))
         same = [a for a in domain.enumerate() if a.get(name, value) == value and AtMost(3)(a)]
         assert list(narrow.enumerate()) == same
+
+
+def brute_force(knobs, active):
+    """Return every canonical architecture from the definition alone: drop a knob as long as its condition fails."""
+    found = {}
+    for values in itertools.product(*knobs.values()):
+        arch = dict(zip(knobs, values, strict=True))
+        while True:
+            dead = [k for k in arch if k in active and arch.get(active[k][0]) not in active[k][1]]
+            if not dead:
+                break
+            for knob in dead:
+                del arch[knob]
+        found[json.dumps(arch)] = arch
+    return found
+
+
+@st.composite
+def forests(draw):
+    """Up to six knobs, each free or below any earlier one, in any order."""
+    names = [f"k{i}" for i in range(draw(st.integers(1, 6)))]
+    knobs = {name: list(range(draw(st.integers(1, 3)))) for name in names}
+    active = {}
+    for i, name in enumerate(names):
+        if i and draw(st.booleans()):
+            parent = draw(st.sampled_from(names[:i]))
+            active[name] = (parent, draw(st.lists(st.sampled_from(knobs[parent]), min_size=1, unique=True)))
+    order = draw(st.permutations(names))
+    return {name: knobs[name] for name in order}, active
+
+
+@settings(deadline=None, max_examples=80)
+@given(forests(), st.integers(0, 2**32))
+def test_nested_conditions_are_what_their_definition_says(forest, seed):
+    knobs, active = forest
+    domain = Choices(knobs, active)
+    expected = brute_force(knobs, active)
+    listed = list(domain.enumerate())
+    assert {json.dumps({k: arch[k] for k in knobs if k in arch}) for arch in listed} == set(expected)
+    assert len(listed) == domain.size == len(expected)
+    rng = np.random.default_rng(seed)
+    arch, other = domain.sample(rng), domain.sample(rng)
+    for found in (domain.mutate(arch, rng), domain.crossover(arch, other, rng)):
+        assert found in listed
+    whole = {knob: values[int(rng.integers(len(values)))] for knob, values in knobs.items()}
+    assert domain.canonical(whole) in listed  # knobs without an effect are left out
+    names = list(domain.dims)
+    for found in listed[:20]:
+        code, live = domain.encode(found), domain.active(found)
+        for number, condition in enumerate(domain.conditions()):
+            if condition is not None:
+                parent, active_at = condition
+                assert live[number] == (live[parent] and active_at[code[parent]]), names[number]
+
+
+def test_conditions_of_joined_dimensions_are_read_from_the_deciding_knob():
+    knobs = {"a.0": [1, 2], "b.0": [1, 2, 3], "c.1": [5, 6]}
+    domain = Choices(knobs, {"c.1": ("b.0", [2])}).joined("layer")
+    parent, active_at = domain.conditions()[1]
+    assert parent == 0
+    assert active_at.tolist() == [False, False, True, True, False, False]  # a.0 varies fastest
 
 
 def test_size_counts_inactive_knobs_once():
@@ -176,7 +244,12 @@ def test_conditions_nest():
         (lambda d: Choices({"a": [1, 1]}), "all different"),
         (lambda d: Choices({"a": [{1}]}), "not a JSON value"),
         (lambda d: Choices({"a": [1], "b": [1]}, {"b": ("c", [1])}), "unknown knob 'c'"),
-        (lambda d: Choices({"a": [1], "b": [1], "c": [1]}, {"b": ("a", [1]), "c": ("b", [1])}), "itself conditional"),
+        (
+            lambda d: Choices({"a": [1], "b": [1], "c": [1]}, {"b": ("c", [1]), "c": ("b", [1])}),
+            "in a circle: 'b' on 'c' on 'b'",
+        ),
+        (lambda d: Choices({"a": [1]}, {"a": ("a", [1])}), "in a circle: 'a' on 'a'"),
+        (lambda d: Choices({"a": [1], "b": [1]}, {"b": ("a", [2])}), "knob 'a' has no value 2"),
     ],
 )
 def test_mistakes_are_named(call, message):
