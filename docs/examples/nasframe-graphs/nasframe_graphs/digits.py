@@ -76,6 +76,11 @@ class DigitModel:
         """Pictures have no tokenizer."""
         return None
 
+    def skeleton(self):
+        """Return the network without values, so that `nasframe check` knows the space."""
+        with torch.device("meta"):
+            return Stem(self.channels)
+
     def load(self, labels, seed, random=False):
         """Draw the weights."""
         with torch.random.fork_rng(devices=[]):
