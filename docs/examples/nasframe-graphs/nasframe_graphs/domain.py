@@ -150,9 +150,9 @@ class Formula:
 
     def __init__(self, op, sources):
         self.op = op
-        self.sources = sources
+        self.sources = set(sources)  # a node that reads two equal nodes reads one
         self.depth = 1 + max((source.depth for source in sources), default=-1)
-        inside = " ".join(sorted(source.text for source in sources))
+        inside = " ".join(sorted(source.text for source in self.sources))
         self.text = f"{op}({inside})" if sources else STEM
 
     def __eq__(self, other):
