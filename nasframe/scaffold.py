@@ -75,7 +75,9 @@ def new(kind: str, name: str, out: Path | None = None) -> Path:
     registered_kind = registered_as(kind)
     registered = registry.factories(registered_kind).get(name)
     if registered is not None:
-        raise UsageError(f"{registered_kind} {name!r} is already registered, by {registered.source}. Choose another name.")
+        raise UsageError(
+            f"{registered_kind} {name!r} is already registered, by {registered.source}. Choose another name."
+        )
     folder = Path(out) if out is not None else Path(f"nasframe-{name.replace('_', '-')}")
     if os.path.lexists(folder):
         raise UsageError(f"{folder}: exists already. Expected a new folder; choose another with --out.")

@@ -1,4 +1,4 @@
-"""A stranger's graphs, from the example distribution: trained, found, extracted, reported, tabulated and benchmarked."""
+"""A stranger's graphs, from the example distribution: trained, found, extracted, reported, tabulated, benchmarked."""
 
 import json
 import sys
@@ -81,7 +81,7 @@ def test_graphs_that_compute_the_same_have_one_form(seed):
     # The nodes in another order, with each one written twice.
     order = sorted(range(len(nodes)), key=lambda number: (max(nodes[number]["inputs"]) > 0, rng.random()))
     shuffled, place = [], {0: 0}
-    waiting = [number for number in order]
+    waiting = list(order)
     while waiting:
         number = next(n for n in waiting if all(source in place for source in nodes[n]["inputs"]))
         waiting.remove(number)

@@ -10,7 +10,10 @@ import typer
 
 def new(
     kind: Annotated[
-        str, typer.Argument(help="sampler, space, domain, estimator, modifier, transform, task, trainer, model, family or exporter.")
+        str,
+        typer.Argument(
+            help="sampler, space, domain, estimator, modifier, transform, task, trainer, model, family or exporter."
+        ),
     ],
     name: Annotated[str, typer.Argument(help="The plugin's name in recipes.")],
     out: Annotated[

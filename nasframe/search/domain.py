@@ -617,7 +617,7 @@ class _Knob(NamedTuple):
 
     def is_active(self, indices: Sequence[int]) -> bool:
         """Tell whether the knob has an effect at these positions of all knobs."""
-        for parent, active_at in self.conditions:
+        for parent, active_at in self.conditions:  # noqa: SIM110 (a generator takes twice as long on this hot path)
             if indices[parent] not in active_at:
                 return False
         return True

@@ -226,7 +226,7 @@ class SamplerContract(Contract):
 
     @check
     def test_it_says_which_domains_it_needs(self) -> None:
-        """A sampler that refuses a domain without knobs says in ``needs`` what it needs, so that recipes are checked."""
+        """A sampler that refuses a domain without knobs says in ``needs`` what it needs, for checks of recipes."""
         if self.use is None:
             return  # a contract that makes the sampler itself does not know its class
         name, _ = registry.use_of(self.use)
@@ -541,4 +541,3 @@ def _array_as_list(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy's arrays and numbers, and tensors
         return value.tolist()
     return repr(value)  # of anything else the text will do for a comparison
-

@@ -1,4 +1,4 @@
-"""Architectures of any kind that a table lists, as a domain: it needs neither knobs nor the code of their own domain."""
+"""Architectures of any kind that a table lists, as a domain that needs neither knobs nor the code of their own one."""
 
 from __future__ import annotations
 

@@ -52,7 +52,9 @@ class TableSpace:
         if not self.table.metrics:
             raise UsageError(f"{path}: no metrics. Expected at least one.")
         if self.table.listed and missing == "model":
-            raise UsageError(f"{path}: lists whole architectures, which leaves none to predict. Expected missing: screen.")
+            raise UsageError(
+                f"{path}: lists whole architectures, which leaves none to predict. Expected missing: screen."
+            )
         self.domain: Any = self.table.domain()
         archs = [row["arch"] for row in self.table.rows]
         # A search does little but look up rows, so the key must be cheap: repr costs much less than a digest.

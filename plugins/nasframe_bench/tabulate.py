@@ -159,9 +159,9 @@ def _empty(source: Finished, about: Mapping[str, Any]) -> ArchTable:
     for name in names:
         # Measured costs are left out: they depend on the machine, and take as long as an evaluation.
         estimator = source.estimator(name)
-        if is_counted(estimator, source.space, source.net):
-            costs.append(name)
-        elif name in named and is_estimated(estimator) and source.costs([name])(example[0]):
+        if is_counted(estimator, source.space, source.net) or (
+            name in named and is_estimated(estimator) and source.costs([name])(example[0])
+        ):
             costs.append(name)
     if isinstance(domain, KnobDomain):
         return ArchTable(domain.knobs, getattr(domain, "rules", {}), costs=costs, about=about)
@@ -254,7 +254,9 @@ class _Gaps:
         self.costs = costs
         names = list(costs(ends[0]))
         if not names:
-            raise UsageError("no cost of this space can be counted. Expected one, as 'params', to spread architectures.")
+            raise UsageError(
+                "no cost of this space can be counted. Expected one, as 'params', to spread architectures."
+            )
         self.name = "macs" if "macs" in names else names[0]
         values = [costs(arch)[self.name] for arch in ends]
         self.low, self.high = min(values), max(values)
@@ -289,7 +291,7 @@ class _Gaps:
             band = 2 * band or 1.0  # all may cost the same
 
     def nearest(self, archs: Mapping[str, Arch], rng: np.random.Generator, position: int) -> Arch | None:
-        """Return, of a few new random architectures, the one whose cost is nearest to a gap's; ``None`` if all are known.
+        """Return, of a few new random architectures, the one with the cost nearest to a gap's; ``None`` if none is new.
 
         It counts few costs. The gaps are filled less evenly than by :meth:`new_arch`, which counts hundreds.
         """

@@ -69,7 +69,9 @@ def test_architectures_are_copies_on_both_ways():
 def test_a_sampler_hears_of_its_domain_and_of_finite_scores_only():
     sampler = guarded()
     inside = {"a": 1, "kept": [0]}
-    sampler.tell([Trial({"no such knob": 1}, 1.0), Trial(inside, math.nan), Trial(inside, 1.0, objectives=(1.0, math.inf))])
+    sampler.tell(
+        [Trial({"no such knob": 1}, 1.0), Trial(inside, math.nan), Trial(inside, 1.0, objectives=(1.0, math.inf))]
+    )
     assert [(trial.arch, trial.score, trial.state, trial.objectives) for trial in sampler.heard] == [
         (inside, None, "failed", ()),
         (inside, None, "failed", ()),
@@ -129,7 +131,9 @@ def test_calls_that_are_answered_in_another_way_are_refused():
     sampler = guarded()
     run(sampler, 4)
     state = sampler.state_dict()
-    with pytest.raises(RunError, match="Bare has no state_dict, and when its calls were repeated, its proposals differ"):
+    with pytest.raises(
+        RunError, match="Bare has no state_dict, and when its calls were repeated, its proposals differ"
+    ):
         guarded(lambda: Bare(seed=1)).load_state_dict(state)
     sampler.start("search", 3)
     sampler.ask(1, within=DOMAIN)

@@ -13,8 +13,8 @@ STEM = "x"
 class Graphs:
     """All graphs of one to ``most`` operations.
 
-    A node is its operation and what it reads: two nodes that agree in both are one. So a graph is a set of formulas, such
-    as ``conv3(x)`` and ``max3(conv3(x) x)``, and its canonical form lists them from the shallow to the deep.
+    A node is its operation and what it reads: two nodes that agree in both are one. So a graph is a set of formulas,
+    such as ``conv3(x)`` and ``max3(conv3(x) x)``, and its canonical form lists them from the shallow to the deep.
 
     Args:
         most: operations of the largest graph.

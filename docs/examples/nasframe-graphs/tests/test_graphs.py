@@ -29,7 +29,9 @@ class TestForesight(SamplerContract):
 
 def test_nodes_that_agree_are_one_and_their_order_does_not_matter():
     domain = Graphs()
-    twins = {"nodes": [{"op": "conv3", "inputs": [0]}, {"op": "conv3", "inputs": [0]}, {"op": "max3", "inputs": [1, 2]}]}
+    twins = {
+        "nodes": [{"op": "conv3", "inputs": [0]}, {"op": "conv3", "inputs": [0]}, {"op": "max3", "inputs": [1, 2]}]
+    }
     assert domain.canonical(twins) == {"nodes": [{"op": "conv3", "inputs": [0]}, {"op": "max3", "inputs": [1]}]}
     forward = {"nodes": [{"op": "max3", "inputs": [0]}, {"op": "conv1", "inputs": [0]}]}
     backward = {"nodes": forward["nodes"][::-1]}
