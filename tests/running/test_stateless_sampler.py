@@ -1,4 +1,4 @@
-"""A sampler of two methods, shared by a training and two searches: a run that was stopped goes on as if it never was."""
+"""A sampler of two methods, shared by a training and two searches, in runs that were stopped and go on."""
 
 from __future__ import annotations
 
