@@ -46,6 +46,7 @@ from nasframe.records import (
     CostFormat,
     CostTable,
     DataSummary,
+    Drawing,
     Evaluation,
     Forward,
     LedgerEntry,
@@ -67,7 +68,12 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Domain(Protocol):
-    """A set of architectures: draw one, change one, tell whether one belongs."""
+    """A set of architectures: draw one, change one, tell whether one belongs.
+
+    These four methods are a whole domain. An architecture is a mapping with text as keys and anything as values that
+    JSON has: one value for each knob, or the nodes of a graph of any size. Optional members let more samplers work
+    with a domain and more commands use it; :data:`OPTIONAL` lists them.
+    """
 
     def sample(self, rng: np.random.Generator) -> Arch:
         """Draw an architecture; every one has a chance."""
@@ -82,7 +88,7 @@ class Domain(Protocol):
         ...
 
     def canonical(self, arch: Arch) -> Arch:
-        """Return the one form that equal networks share: knobs that have no effect are left out."""
+        """Return the one form that equal networks share: without knobs that have no effect, with nodes in one order."""
         ...
 
 
@@ -115,19 +121,18 @@ class Sampler(Protocol):
     """Proposes architectures and learns from their scores."""
 
     def ask(self, n: int = 1, within: Domain | None = None) -> list[Arch]:
-        """Propose up to ``n`` canonical architectures from ``within``; an empty list means exhausted."""
+        """Propose up to ``n`` canonical architectures from ``within``.
+
+        An empty list means that there is nothing left to propose, and so does an ``UnsatisfiableError``.
+        """
         ...
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Hear what became of proposals; ``score`` is to be maximised."""
-        ...
+        """Hear what became of proposals; ``score`` is to be maximised.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the whole state, the random generator's included, as JSON-plain values and arrays."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where ``state_dict`` was taken."""
+        The architectures are copies that the sampler may keep, and lie in its domain. A score is finite, or ``None`` if
+        the architecture was not evaluated or its evaluation failed.
+        """
         ...
 
 
@@ -633,6 +638,38 @@ class EncodedDomain(Protocol):
         """Return the architecture at a position."""
         ...
 
+    def active(self, arch: Arch) -> np.ndarray:
+        """Return ``(dimensions,)`` booleans: which dimensions have an effect in ``arch``."""
+        ...
+
+    def conditions(self) -> Sequence[tuple[int, np.ndarray] | None]:
+        """Return for each dimension the one that it depends on and at which positions; ``None`` if it depends on none.
+
+        A dimension has an effect only if the one that it depends on has one.
+        """
+        ...
+
+
+@runtime_checkable
+class FeaturedDomain(Protocol):
+    """A domain that describes each architecture by the same numbers, for predictors and distances.
+
+    Tables of a domain without knobs use them to find the rows nearest to an architecture.
+    """
+
+    def features(self, arch: Arch) -> Sequence[float]:
+        """Return numbers, as many for every architecture and equal for equal ones."""
+        ...
+
+
+@runtime_checkable
+class DrawableDomain(Protocol):
+    """A domain whose architectures are graphs that a report draws, such as networks of freely connected operations."""
+
+    def drawing(self, arch: Arch) -> Drawing:
+        """Return the nodes and edges of an architecture."""
+        ...
+
 
 @runtime_checkable
 class GradedCondition(Protocol):
@@ -740,9 +777,33 @@ class SamplerTraits:
     Args:
         penalty: how a search with ``violation: {penalise: ...}`` lowers a negative score: ``monotone`` lowers it
             further; ``published`` multiplies it by the factor of YOCO-BERT, which raises it.
+        needs: optional members of domains without which it cannot work, such as ``("knobs", "encode")``; the class
+            says it. A recipe whose space has another domain is then refused by ``nasframe check``.
+        keeps_state: false if its ``state_dict`` does not hold everything, because a sampler inside it has none. It is
+            then brought back to where it was by repeating its calls, as a sampler without ``state_dict`` is.
     """
 
     penalty: Literal["monotone", "published"] = "monotone"
+    needs: tuple[str, ...] = ()
+    keeps_state: bool = True
+
+
+@runtime_checkable
+class StatefulSampler(Protocol):
+    """A sampler that can store its state, so that a run goes on from there without repeating its calls."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state, the random generator's included, as JSON-plain values and arrays."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where ``state_dict`` was taken."""
+        ...
+
+
+def keeps_state(sampler: Any) -> bool:
+    """Tell whether a sampler's ``state_dict`` holds everything that its next proposals depend on."""
+    return isinstance(sampler, StatefulSampler) and traits_of(SamplerTraits, sampler).keeps_state
 
 
 @runtime_checkable
@@ -1255,9 +1316,11 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
         RestrictableDomain,
         JoinableDomain,
         EncodedDomain,
+        FeaturedDomain,
+        DrawableDomain,
     ),
     "space": (SpaceTraits, SizedSpace, WritableSpace, FormatSpace),
-    "sampler": (SamplerTraits, StartedSampler),
+    "sampler": (SamplerTraits, StatefulSampler, StartedSampler),
     "trainer": (TrainerTraits,),
     "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
     "modifier": (PlannedModifier, LengthCheckingModifier),

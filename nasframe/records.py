@@ -124,6 +124,49 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """An architecture as a graph, for reports.
+
+    Args:
+        nodes: node → the text in its box.
+        edges: pairs of nodes, from the one whose output is read to the one that reads it.
+
+    Raises:
+        ValueError: an edge from or to a node that is not there.
+
+    >>> Drawing({"x": "input", "0": "conv 3"}, [("x", "0")]).edges
+    [('x', '0')]
+    """
+
+    nodes: Mapping[str, str]
+    edges: Sequence[tuple[str, str]]
+
+    def __post_init__(self) -> None:
+        for source, target in self.edges:
+            for node in (source, target):
+                if node not in self.nodes:
+                    raise ValueError(f"an edge names the node {node!r}. There are: {', '.join(self.nodes)}.")
+
+    def depths(self) -> dict[str, int] | None:
+        """Return node → the most edges on a way to it; ``None`` if edges lead in a circle.
+
+        >>> Drawing({"a": "", "b": "", "c": ""}, [("a", "b"), ("b", "c"), ("a", "c")]).depths()
+        {'a': 0, 'b': 1, 'c': 2}
+        """
+        depths = dict.fromkeys(self.nodes, 0)
+        # Longest ways of n nodes have at most n - 1 edges, so that nothing moves in the n-th round.
+        for _ in self.nodes:
+            moved = False
+            for source, target in self.edges:
+                if depths[target] <= depths[source]:
+                    depths[target] = depths[source] + 1
+                    moved = True
+            if not moved:
+                return depths
+        return None
+
+
+@dataclass(frozen=True)
 class CostTable:
     """An additive cost: ``base`` plus one entry for each knob that is present in the canonical architecture.
 

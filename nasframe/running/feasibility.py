@@ -22,6 +22,7 @@ from nasframe.search.budgets import Budget, Costs, known_budgets, nearest, obsta
 from nasframe.search.constraints import CostValues, Screen, violation
 from nasframe.search.costs import cost_function, full_costs
 from nasframe.search.domain import drawn
+from nasframe.search.restrict import restrict
 from nasframe.stages.inputs import RunInputs
 
 if TYPE_CHECKING:
@@ -230,9 +231,7 @@ def is_estimated(estimator: Any) -> bool:
 def region_of(space: Any, stage: PlannedStage) -> Any:
     """Return the part of a space's domain that a stage uses."""
     within = stage.options.get("within")
-    if within:
-        return space.domain.restrict(within)
-    return space.domain
+    return restrict(space.domain, within) if within else space.domain
 
 
 def searches(plan: Plan) -> Iterator[PlannedStage]:

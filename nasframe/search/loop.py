@@ -144,11 +144,7 @@ def search(
     exploration = _Exploration(
         sampler, evaluator, archive, domain.canonical, trials, max_rejections, batch, listable=remeasure is None
     )
-    if penalty is None:
-        regions = [_within(region, budget, costs) for budget in wanted]
-    else:  # architectures out of bounds are evaluated too, so that proposals are not confined
-        regions = [region] * len(wanted)
-    ended = exploration.run(regions)
+    ended = exploration.run(turns(region, wanted, costs, confined=penalty is None))
 
     failures = _failures(evaluator, archive)
     rule = WinnerRule() if rule is None else rule
@@ -176,6 +172,20 @@ def subset(examples: int | None, size: int | None) -> int | None:
 def _successful(trials: Iterable[Trial]) -> list[Trial]:
     """Return the trials that were evaluated and have a score."""
     return [trial for trial in trials if trial.state == "done"]
+
+
+def turns(region: Any, wanted: Sequence[Budget], costs: Costs, confined: bool) -> list[Any]:
+    """Return the part of the domain that the sampler is asked for in each budget's turn.
+
+    Args:
+        region: the domain.
+        wanted: the budgets.
+        costs: architecture → costs by name.
+        confined: whether proposals are confined to the bounds; not if architectures out of bounds are evaluated too.
+    """
+    if not confined:
+        return [region] * len(wanted)
+    return [_within(region, budget, costs) for budget in wanted]
 
 
 def _within(region: Any, budget: Budget, costs: Costs) -> Any:
@@ -243,8 +253,8 @@ class _Exploration:
         Returns:
             Why the search ended before its trials were spent; empty if they were.
         """
-        turns = zip(self.evaluator.budgets, regions, strict=True)
-        for budget, region in itertools.cycle(turns):
+        rounds = zip(self.evaluator.budgets, regions, strict=True)
+        for budget, region in itertools.cycle(rounds):
             self._take_turn(budget, region)
             if self.spent >= self.trials:
                 return ""
@@ -289,12 +299,12 @@ class _Exploration:
             self.rejected += 1
         return trial
 
-    def _why_nothing_is_left(self, turns: int) -> str:
+    def _why_nothing_is_left(self, budgets: int) -> str:
         """Return the reason why going on is of no use, an empty text if it may be."""
         all_answered = self.admissible is not None and self.admissible <= self.answered
         if all_answered or len(self.answered) >= size_of(self.evaluator.region):
             return "every architecture that is within bounds was evaluated"
-        if self.silent >= turns:  # each budget's region is exhausted, not only one of them
+        if self.silent >= budgets:  # each budget's region is exhausted, not only one of them
             return "the sampler had nothing left to propose"
         if self.rejected >= self.max_rejections:
             return f"{self.rejected:,} proposals in a row were repeats, out of bounds, or failed (max_rejections)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
@@ -15,7 +16,10 @@ from nasframe.observers import Observers, chosen_listeners, hook_listeners
 from nasframe.plan import aimed_costs
 from nasframe.processes import leader
 from nasframe.records import RunInfo
+from nasframe.search.guarded import GuardedSampler
+from nasframe.search.restrict import joined
 from nasframe.seeds import stream_seed
+from nasframe.stages.regions import regions_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +90,9 @@ def new_shared_sampler(inputs: RunInputs, space: SearchSpace, net: nn.Module) ->
     # Of no stage's name, so that a stage put before the others does not change what it proposes.
     seed = stream_seed(plan.seed, "sampler", "shared")
     costs = cost_rows(inputs.estimators, aimed_costs(plan), space, net)
-    return registry.make("sampler", plan.sampler, {"domain": space.domain, "seed": seed, "costs": costs})
+    inject = {"domain": space.domain, "seed": seed, "costs": costs}
+    make = partial(registry.make, "sampler", plan.sampler, inject)
+    return GuardedSampler(make, joined(space.domain, plan.sampler), regions_of(inputs, space, net))
 
 
 @dataclass(frozen=True)
