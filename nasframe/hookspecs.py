@@ -1,4 +1,4 @@
-"""Every way to extend nasframe, on one page: ten kinds, commands, files and facts of your own, three observers.
+"""Every way to extend nasframe, on one page: eleven kinds, commands, files and facts of your own, three observers.
 
 A plugin package exposes functions with these names, decorated with ``nasframe.hookimpl``, in the module that its
 ``nasframe`` entry point names. Registering a string ``"module:Object"`` keeps start-up fast: it is imported when used.
@@ -59,6 +59,11 @@ def register_trainers(register: Register) -> None:
 @hookspec
 def register_estimators(register: Register) -> None:
     """Register estimators: what an architecture, or a finished network, costs."""
+
+
+@hookspec
+def register_evaluators(register: Register) -> None:
+    """Register evaluators: what a trial of a search is scored by."""
 
 
 @hookspec

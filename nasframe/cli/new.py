@@ -10,7 +10,7 @@ import typer
 
 def new(
     kind: Annotated[
-        str, typer.Argument(help="sampler, estimator, modifier, transform, space, task, trainer or model.")
+        str, typer.Argument(help="sampler, estimator, evaluator, modifier, transform, space, task, trainer …")
     ],
     name: Annotated[str, typer.Argument(help="The plugin's name in recipes.")],
     out: Annotated[

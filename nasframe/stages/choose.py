@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 from nasframe.declarations import matching
 from nasframe.errors import RunError
 from nasframe.interfaces import CURRENT, written_arch
-from nasframe.measures import formats_of
 from nasframe.records import canonical_json
 from nasframe.search.restrict import joined
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from nasframe.interfaces import Task, Work
-    from nasframe.records import Arch, ErrorKind
+    from nasframe.interfaces import Work
+    from nasframe.records import Arch
     from nasframe.stages.session import StageSession
 
 
@@ -73,12 +72,6 @@ def domain(stage: StageSession, space: Any, use: Any, within: Mapping[str, list[
     if within:
         return whole.restrict(within)
     return whole
-
-
-def error_kind(task: Task, objective: str) -> ErrorKind:
-    """Return how the standard error of a search's score is computed, as its task declares it."""
-    form = formats_of(task).get(objective.removeprefix("-"))
-    return "unknown" if form is None else form.error_kind  # a cost has no format, and no sampling error
 
 
 def arch(stage: StageSession, chosen: str | Mapping[str, Any] | None, work: Work) -> Arch | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nasframe.testing.estimators import EstimatorContract
+    from nasframe.testing.evaluators import EvaluatorContract
     from nasframe.testing.exporters import ExporterContract
     from nasframe.testing.families import FamilyContract
     from nasframe.testing.kit import Contract, ContractError, run_checks
@@ -25,6 +26,7 @@ __all__ = [
     "Contract",
     "ContractError",
     "EstimatorContract",
+    "EvaluatorContract",
     "ExporterContract",
     "FamilyContract",
     "ModelContract",

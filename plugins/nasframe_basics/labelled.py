@@ -213,39 +213,77 @@ class LabelledTask:
         ids = self._ids(split, examples)
         truth = self._splits[split].labels[ids]
         logits, tokens = self._logits(forward, split, ids)
+        predictions, losses = self._answers(logits, truth)
         columns: dict[str, Sequence[Any]] = {}
         columns["id"] = ids.tolist()
         columns["label"] = truth.tolist()
-        # Loss and probabilities are computed here, not by the task's `loss`: in float64, and of all examples at once.
-        if self.labels is None:
-            predictions = logits[:, 0]
-            errors = predictions - truth
-            loss = float(np.mean(errors**2))
-            columns["prediction"] = predictions.tolist()
-        else:
-            predictions = logits.argmax(1)
-            log_sums = np.logaddexp.reduce(logits, axis=1, keepdims=True)
-            log_p = logits - log_sums
-            log_p_of_truth = log_p[np.arange(len(ids)), truth]
-            loss = -float(np.mean(log_p_of_truth))
-            columns["prediction"] = predictions.tolist()
+        columns["prediction"] = predictions.tolist()
+        if self.labels is not None:
+            log_p = log_probabilities(logits)
             for output, name in enumerate(self.labels):
                 probabilities = np.exp(log_p[:, output])
                 columns[f"p_{name}"] = probabilities.round(6).tolist()
+        return Evaluation(self._metrics(truth, predictions, losses), columns, len(ids), tokens)
+
+    def _answers(self, logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return predictions and losses, ``(examples,)`` each.
+
+        The loss is computed here, not by the task's ``loss``: in float64, and without weights of classes.
+
+        Args:
+            logits: ``(examples, outputs)``.
+            truth: ``(examples,)`` the labels.
+        """
+        if self.labels is None:
+            predictions = logits[:, 0]
+            return predictions, (predictions - truth) ** 2
+        log_p = log_probabilities(logits)
+        return logits.argmax(1), -log_p[np.arange(len(truth)), truth]
+
+    def _metrics(self, truth: np.ndarray, predictions: np.ndarray, losses: np.ndarray) -> dict[str, float]:
+        """Return the metrics and the mean loss of some examples."""
         metrics = {}
         for name, function in self._functions.items():
             metrics[name] = float(function(truth, predictions))
-        metrics["loss"] = loss
-        return Evaluation(metrics, columns, len(ids), tokens)
+        metrics["loss"] = float(np.mean(losses))
+        return metrics
+
+    # ---- part by part
+
+    def order(self, split: str) -> list[int]:
+        """Return the positions of a split's examples in the order in which subsets take them."""
+        order: list[int] = self._order(split).tolist()
+        return order
+
+    def evaluate_at(self, forward: Forward, split: str, ids: Sequence[int]) -> Evaluation:
+        """Measure a network on the examples at some positions; the predictions have a column ``loss``."""
+        positions = np.asarray(ids)
+        truth = self._splits[split].labels[positions]
+        logits, tokens = self._logits(forward, split, positions)
+        predictions, losses = self._answers(logits, truth)
+        columns = {
+            "id": positions.tolist(),
+            "label": truth.tolist(),
+            "prediction": predictions.tolist(),
+            "loss": losses.tolist(),
+        }
+        return Evaluation(self._metrics(truth, predictions, losses), columns, len(positions), tokens)
+
+    def metrics_of(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+        """Return the metrics of rows of predictions that :meth:`evaluate_at` gave."""
+        return self._metrics(*(np.asarray(columns[name]) for name in ("label", "prediction", "loss")))
+
+    def _order(self, split: str) -> np.ndarray:
+        """Return one order for subsets of all sizes, of which any prefix is stratified."""
+        return stratified(self._strata[split], generator(self.seed, "examples", split))
 
     def _ids(self, split: str, examples: int | None) -> np.ndarray:
         """Return the positions of the examples to measure, ascending."""
         strata = self._strata[split]
         if examples is None or examples >= len(strata):
             return np.arange(len(strata))
-        # One order for all sizes, of which any prefix is stratified: a larger subset holds the smaller ones.
-        order = stratified(strata, generator(self.seed, "examples", split))
-        return np.sort(order[:examples])
+        # A prefix of one order, so that a larger subset holds the smaller ones.
+        return np.sort(self._order(split)[:examples])
 
     def _logits(self, forward: Forward, split: str, ids: np.ndarray) -> tuple[np.ndarray, int]:
         """Run a network on examples.
@@ -275,6 +313,17 @@ class LabelledTask:
         in_order = np.empty_like(sorted_logits)
         in_order[order] = sorted_logits
         return in_order, tokens
+
+
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return the logarithms of the probabilities of classes, ``(examples, outputs)``.
+
+    >>> log_probabilities(np.array([[0.0, 0.0]])).round(3).tolist()
+    [[-0.693, -0.693]]
+    """
+    log_sums = np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    result: np.ndarray = logits - log_sums
+    return result
 
 
 def _class_facts(head_match: Match, labels: Sequence[str], positive: str | None) -> dict[str, Any]:
