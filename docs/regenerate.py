@@ -19,7 +19,7 @@ PART = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTAL
 TITLES = {
     "space": "Search spaces", "sampler": "Samplers", "trainer": "Trainers", "estimator": "Estimators",
     "evaluator": "Evaluators", "modifier": "Modifiers", "transform": "Transforms", "task": "Tasks", "model": "Models",
-    "exporter": "Exporters", "family": "Families",
+    "exporter": "Exporters", "family": "Families", "observer": "Observers",
 }  # fmt: skip
 
 

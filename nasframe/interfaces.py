@@ -18,7 +18,7 @@ name              what
 ``auto_class``    models: the name of the auto class of transformers whose networks have the head that the recipe's task
                   needs (:class:`TaskFactoryTraits`)
 ``tokenizer``     tasks: the tokenizer of the network
-``base``          tasks, models: the recipe's folder, against which a relative ``path`` is read
+``base``          tasks, models, observers: the recipe's folder, against which a relative ``path`` is read
 ``space``         tasks: the space, in a recipe without a model
 ``saved_head``    tasks: the :class:`~nasframe.heads.Head` that the model's checkpoint brings, or ``None``; a task takes
                   over its order of classes (:func:`nasframe.heads.match`)
@@ -37,9 +37,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from nasframe.errors import UsageError, listing, suggestion
+from nasframe.labels import are_independent
 from nasframe.records import (
     Arch,
     Batch,
@@ -292,7 +293,8 @@ class Task(Protocol):
 
     Attributes:
         primary: the metric that a search maximises, or minimises if its format says that less is better.
-        labels: the class names in index order, or ``None`` for regression and for next-token prediction.
+        labels: the class names in index order; :class:`~nasframe.labels.IndependentLabels` if several may hold for one
+            example; ``None`` for regression and for next-token prediction.
         fingerprint: hash of the data: same data, same string, wherever the files lie.
         sizes: split → number of examples.
     """
@@ -1141,8 +1143,8 @@ class TaskTraits:
         metrics: metric → :class:`~nasframe.records.MetricFormat`: how it is written, and which direction is better.
             Without it, reports write plain numbers.
         categorical: whether the last dimension of ``logits`` holds the logits of classes, so that distillation
-            compares distributions; default: true if ``labels`` names classes. A language model's classes are the
-            tokens, which ``labels`` does not name.
+            compares distributions; default: true if ``labels`` names classes of which one is true. A language model's
+            classes are the tokens, which ``labels`` does not name.
     """
 
     summary: DataSummary | None = None
@@ -1150,12 +1152,23 @@ class TaskTraits:
     categorical: bool | None = None
 
 
-def is_categorical(task: Task) -> bool:
-    """Tell whether a task's outputs are the logits of classes; numbers, in a regression, are not."""
+OutputKind: TypeAlias = Literal["classes", "independent", "numbers"]
+"""What a task's outputs are: the logits of classes of which one is true, logits of a yes or no each, or numbers."""
+
+
+def output_kind(task: Task) -> OutputKind:
+    """Return what a task's outputs are, so that two networks' outputs are compared as what they are."""
     categorical = traits_of(TaskTraits, task).categorical
-    if categorical is None:
-        return task.labels is not None
-    return categorical
+    if categorical is not None:
+        return "classes" if categorical else "numbers"
+    if task.labels is None:
+        return "numbers"
+    return "independent" if are_independent(task.labels) else "classes"
+
+
+def is_categorical(task: Task) -> bool:
+    """Tell whether a task's outputs are the logits of classes of which one is true, see :func:`output_kind`."""
+    return output_kind(task) == "classes"
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ import sysconfig
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -129,6 +129,17 @@ class Recorder:
                 yield path
 
 
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Record nothing inside the block: it reads files whose content follows from what is read elsewhere."""
+    recording = list(_active)
+    _active.clear()
+    try:
+        yield
+    finally:
+        _active[:] = recording
+
+
 def state(path: Path, hidden: Sequence[str] = ()) -> str:
     """Return the digest of a file's content, or of the names in a folder; ``missing`` if the path does not exist.
 
@@ -170,6 +181,17 @@ def _leads_to(path: str, hidden: Iterable[str]) -> bool:
     if os.path.isfile(os.path.join(path, "run.db")):
         return True
     return any(_lies_in(place, path) for place in hidden)
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Let no recorder note what this thread reads inside the block: no result depends on it."""
+    was_busy = getattr(_busy, "now", False)
+    _busy.now = True
+    try:
+        yield
+    finally:
+        _busy.now = was_busy
 
 
 # ---- the hook

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Le, Lt, Predicate, doc
@@ -72,6 +73,7 @@ SpaceRef: TypeAlias = Annotated[Any, Ref("space")]
 ExporterRef: TypeAlias = Annotated[Any, Ref("exporter")]
 EvaluatorRef: TypeAlias = Annotated[Any, Ref("evaluator")]
 EstimatorRef: TypeAlias = Annotated[Any, Ref("estimator")]
+ObserverRef: TypeAlias = Annotated[Any, Ref("observer")]
 
 
 def canonical_json(value: Any) -> str:
@@ -165,7 +167,8 @@ class Batch:
 
     Args:
         inputs: the network's keyword inputs, whatever its task names them; the first dimension of each is the batch.
-        labels: ``(batch,)`` class indices, or floats for regression; ``(batch, length)`` if each token has one.
+        labels: ``(batch,)`` class indices, or floats for regression; ``(batch, length)`` if each token has one;
+            ``(batch, labels)``, 0 or 1, if several labels may hold for an example.
         ids: ``(batch,)`` positions of the examples in their split, stable over epochs and runs.
     """
 
@@ -432,6 +435,7 @@ class SplitSummary:
         measured: texts that were tokenised for these two; less than ``rows`` if ``cut`` is an estimate.
         blocks: examples that the texts were packed into; ``None`` if each row is an example.
         tokens: tokens of all texts together, if they were packed.
+        without_label: rows for which no label holds, if a row may have several; else ``None``.
     """
 
     name: str
@@ -447,6 +451,7 @@ class SplitSummary:
     measured: int = 0
     blocks: int | None = None
     tokens: int | None = None
+    without_label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -460,6 +465,7 @@ class DataSummary:
         unused: rows that were read and are in no split, because the recipe limits the training examples.
         max_length: tokens at which a text is cut; of packed texts the length of a block.
         noun: what a row holds: ``text``, ``image`` or ``document``.
+        independent: whether several of the labels may hold for one row.
     """
 
     sources: Sequence[DataSource]
@@ -468,3 +474,49 @@ class DataSummary:
     unused: int = 0
     max_length: int | None = None
     noun: str = "text"
+    independent: bool = False
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What observers know about the run that they observe.
+
+    Args:
+        directory: the run directory.
+        recipe: the resolved recipe, JSON-plain, with the run's seed.
+        name: the run's name, as the recipe gives it.
+        stages: the names of the run's stages, in order.
+
+    >>> run = RunInfo(Path("runs/first"), {"seed": 0}, "first", ("teacher", "search"))
+    >>> run.stages.index("search")
+    1
+    """
+
+    directory: Path
+    recipe: Mapping[str, Any]
+    name: str
+    stages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What a run keeps of one of its models.
+
+    Args:
+        stage: the stage that made it.
+        directory: where its files lie; ``None`` if no stage has written it yet.
+        arch: the architecture that it was extracted with; ``None`` for any other network.
+        budget: the budget that its name ends with, as in ``best@50%``, if any.
+        metrics: split → metric → value, as far as it was evaluated.
+        costs: cost → value, as far as they were measured.
+
+    >>> StoredModel("search", None, {"layers": 6}, "50%", {"dev": {"accuracy": 0.9}}, {}).metrics["dev"]
+    {'accuracy': 0.9}
+    """
+
+    stage: str
+    directory: Path | None
+    arch: Arch | None
+    budget: str | None
+    metrics: Mapping[str, Mapping[str, float]]
+    costs: Mapping[str, float]

@@ -72,7 +72,7 @@ __all__ = [
 
 KINDS = (
     "space", "sampler", "trainer", "estimator", "evaluator", "modifier", "transform", "task", "model", "exporter",
-    "family",
+    "family", "observer",
 )  # fmt: skip
 PLURALS = {"family": "families"}
 RESERVED = {"sampler": ("join",)}
@@ -405,7 +405,7 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
 
     Args:
         kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``evaluator``, ``modifier``, ``transform``, ``task``,
-            ``model``, ``exporter`` or ``family``.
+            ``model``, ``exporter``, ``family`` or ``observer``.
         use: the plugin's name, or ``{"use": name, option: value}``; an object is returned as it is.
         inject: arguments from the framework, for a factory that asks for them by name (``domain``, ``seed`` …).
         options: the plugin's options; injected arguments may be given here too.

@@ -45,6 +45,7 @@ KINDS = {
     "task": Kind(("tokenizer", "seed"), "task: {{use: {name}, size: 512}}"),
     "model": Kind((), "model: {{use: {name}, layers: 6}}"),
     "family": Kind((), "plugins: []  # no recipe names families: installed, {name} takes care of its networks"),
+    "observer": Kind((), "observers: [{{use: {name}, file: stages.txt}}]"),
     "exporter": Kind((), "stages:\n  - export: {{mode: {{use: {name}, precision: bfloat16}}}}"),
 }
 OWN = {"transform": ()}

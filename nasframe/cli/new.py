@@ -10,7 +10,11 @@ import typer
 
 def new(
     kind: Annotated[
-        str, typer.Argument(help="sampler, estimator, evaluator, modifier, transform, space, task, trainer …")
+        str,
+        typer.Argument(
+            help="sampler, estimator, evaluator, modifier, transform, space, task, trainer, model, family, exporter or "
+            "observer."
+        ),
     ],
     name: Annotated[str, typer.Argument(help="The plugin's name in recipes.")],
     out: Annotated[

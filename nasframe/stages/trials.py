@@ -82,9 +82,7 @@ def store_trial(stage: StageSession, number: int, trial: Trial, seconds: float, 
     with stage.store.transaction():
         stage.store.add_trial(stage.name, number, trial, seconds)
         stage.store.put(f"tally {stage.name}", asdict(tally))
-    stage.session.observers.trial_finished(
-        directory=stage.store.directory, stage=stage.name, number=number, trial=trial
-    )
+    stage.session.observers.trial_finished(stage.name, number, trial)
 
 
 def mac_counter(stage: StageSession, work: Work) -> MacCounter:

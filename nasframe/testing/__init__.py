@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nasframe.testing.kit import Contract, ContractError, run_checks
     from nasframe.testing.models import ModelContract
     from nasframe.testing.modifiers import ModifierContract
+    from nasframe.testing.observers import ObserverContract
     from nasframe.testing.samplers import SamplerContract
     from nasframe.testing.spaces import SpaceContract
     from nasframe.testing.tasks import TaskContract
@@ -31,6 +32,7 @@ __all__ = [
     "FamilyContract",
     "ModelContract",
     "ModifierContract",
+    "ObserverContract",
     "SamplerContract",
     "SpaceContract",
     "TaskContract",

@@ -100,3 +100,8 @@ def register_families(register):
     register("sliceable", f"{HERE}.families:sliceable", example=f"{HERE}.examples:SliceableFamily")
     register("described", f"{HERE}.families:Own", example=f"{HERE}.examples:DescribedFamily")
     register("transformers", f"{HERE}.families:Transformers", example=f"{HERE}.examples:TransformersFamily")
+
+
+@hookimpl
+def register_observers(register):
+    register("events", f"{HERE}.events:Events")

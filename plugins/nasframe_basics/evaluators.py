@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RunError, UsageError
-from nasframe.interfaces import Candidate, SearchJob, is_categorical
+from nasframe.interfaces import Candidate, SearchJob, output_kind
 from nasframe.measures import loss_fault
 from nasframe.records import Evaluation, MetricFormat
 
@@ -77,8 +77,8 @@ class Loss(Metric):
 class Agreement:
     """Compare the outputs on ``select`` with those of a teacher, and score by the mean divergence; 0 if they agree.
 
-    For classes it is ``KL(teacher ‖ candidate)``, in regression the mean squared difference. The task's metrics are
-    measured, too.
+    For classes it is ``KL(teacher ‖ candidate)``, for labels that may hold together the mean of each label's, in
+    regression the mean squared difference. The task's metrics are measured, too.
 
     Args:
         teacher: the saved network to compare with.
@@ -138,8 +138,13 @@ class Agreement:
 
     def _of_examples(self, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
         """Return the divergence of each example, ``(batch,)``."""
-        if not is_categorical(self.job.task):
+        from nasframe.nn.losses import bernoulli_divergences
+
+        kind = output_kind(self.job.task)
+        if kind == "numbers":
             return (ours - theirs).square().flatten(1).mean(1)
+        if kind == "independent":
+            return bernoulli_divergences(ours, theirs).mean(1)
         log_p = ours.log_softmax(-1)
         log_q = theirs.log_softmax(-1)
         divergences = (log_q.exp() * (log_q - log_p)).sum(-1)

@@ -17,7 +17,7 @@ import numpy as np
 from annotated_types import Gt, Le
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Candidate, PartialTask, Rival, SearchJob, is_categorical
+from nasframe.interfaces import Candidate, PartialTask, Rival, SearchJob, output_kind
 from nasframe.records import Arch, Count, Evaluation, MetricFormat, Positive, arch_id
 from nasframe_basics.evaluators import led_by
 
@@ -114,7 +114,7 @@ class Racing:
                 "racing needs a task that is measured part by part, with 'order', 'evaluate_at' and 'metrics_of'. "
                 "Expected the evaluator metric."
             )
-        if self.bound == "exact" and not is_categorical(cast("Any", task)):
+        if self.bound == "exact" and output_kind(cast("Any", task)) == "numbers":
             raise UsageError("racing with 'bound: exact' needs a task with classes. Expected 'bound: paired'.")
 
     def start(self, job: SearchJob) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from nasframe.progress import Progress
     from nasframe_compress.prepare import Prepared
     from nasframe_compress.recommend import BudgetResult
     from nasframe_compress.request import Request
@@ -24,9 +25,16 @@ Data = Annotated[
 ]
 Dev = Annotated[str | None, typer.Option(help="The table to report on; default: a fifth of the data is set aside.")]
 Text = Annotated[list[str] | None, typer.Option(help="The column of the texts; twice for pairs. Default: guessed.")]
-Label = Annotated[str | None, typer.Option(help="The column of the labels. Default: guessed.")]
+Label = Annotated[
+    str | None,
+    typer.Option(help="The column of the labels, or columns of 1 and 0 with commas between them. Default: guessed."),
+]
+Separator = Annotated[
+    str | None, typer.Option(help="What stands between several labels of one column. Default: guessed.")
+]
 Task = Annotated[
-    str, typer.Option(help="classification, regression, or one of GLUE's tasks; auto decides by the labels.")
+    str,
+    typer.Option(help="classification, regression, multi_label, or one of GLUE's tasks; auto decides by the labels."),
 ]
 Budgets = Annotated[
     list[str] | None,
@@ -49,6 +57,7 @@ NewHead = Annotated[bool, typer.Option("--new-head", help="Draw a new head, even
 MaxLength = Annotated[
     int | None, typer.Option(min=1, max=10**6, help="Tokens after which texts are cut; default: 128.")
 ]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="A new folder for everything; default: compressed/DATA.")]
 
 
@@ -59,6 +68,7 @@ def init(
     dev: Dev = None,
     text: Text = None,
     label: Label = None,
+    separator: Separator = None,
     task: Task = "auto",
     budget: Budgets = None,
     methods: Methods = "yoco_bert",
@@ -69,17 +79,18 @@ def init(
     labels: Labels = None,
     new_head: NewHead = False,
     max_length: MaxLength = None,
+    no_progress: NoProgress = False,
 ) -> None:
     """Write the recipe or the study that 'nasframe compress' with the same arguments would run."""
     from nasframe.cli.run import quiet
 
     quiet()
     request = _request(
-        model, data, dev, text, label, task, budget, methods, minutes, seeds, metric, positive, labels, new_head,
-        max_length,
+        model, data, dev, text, label, separator, task, budget, methods, minutes, seeds, metric, positive, labels,
+        new_head, max_length,
     )  # fmt: skip
-    prepared = _prepared(request, out, time.monotonic(), will_run=False)
-    path = _written(prepared)
+    prepared = _prepared(request, out, time.monotonic(), will_run=False, no_progress=no_progress)
+    path = _written(prepared, no_progress)
     command = "ablate" if prepared.is_study else "run"
     print(f"written: {path}\nedit it, then: nasframe {command} {path}")
 
@@ -91,6 +102,7 @@ def compress(
     dev: Dev = None,
     text: Text = None,
     label: Label = None,
+    separator: Separator = None,
     task: Task = "auto",
     budget: Budgets = None,
     methods: Methods = "yoco_bert",
@@ -113,7 +125,7 @@ def compress(
     device: Annotated[
         str | None, typer.Option(envvar="NASFRAME_DEVICE", help="cpu, cuda or mps; default: a GPU if there is one.")
     ] = None,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
+    no_progress: NoProgress = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the recommendations as JSON.")] = False,
 ) -> None:
     """Compress a model for a task: look at both, run one method or compare several, and say which network to ship."""
@@ -134,15 +146,15 @@ def compress(
         _finish(resume, cache, jobs, no_progress, json_)
         return
     request = _request(
-        model, data, dev, text, label, task, budget, methods, minutes, seeds, metric, positive, labels, new_head,
-        max_length,
+        model, data, dev, text, label, separator, task, budget, methods, minutes, seeds, metric, positive, labels,
+        new_head, max_length,
     )  # fmt: skip
     if jobs is not None and not is_study(request):
         raise UsageError("--jobs: one method with one seed is one process. Expected it with several of either.")
     if dry_run:
-        _show_preview(_prepared(request, out, began, will_run=False))
+        _show_preview(_prepared(request, out, began, will_run=False, no_progress=no_progress))
         return
-    folder = _begun(request, out, began)
+    folder = _begun(request, out, began, no_progress)
     _finish(folder, cache, jobs, no_progress, json_)
 
 
@@ -155,6 +167,7 @@ def _request(
     dev: str | None,
     text: Sequence[str] | None,
     label: str | None,
+    separator: str | None,
     task: str,
     budget: Sequence[str] | None,
     methods: str,
@@ -186,6 +199,7 @@ def _request(
         dev=dev,
         text=tuple(text or ()),
         label=label,
+        separator=separator,
         task=task,
         metric=metric,
         positive=positive,
@@ -232,7 +246,7 @@ def _asker() -> Any:
     return ask
 
 
-def _prepared(request: Request, out: Path | None, began: float, will_run: bool) -> Prepared:
+def _prepared(request: Request, out: Path | None, began: float, will_run: bool, no_progress: bool) -> Prepared:
     """Look at model and data, show what they are, and fit the trainings to the time.
 
     Args:
@@ -240,37 +254,41 @@ def _prepared(request: Request, out: Path | None, began: float, will_run: bool) 
         out: the folder for everything; ``None`` is the default one.
         began: when the command began, by ``time.monotonic``.
         will_run: whether the recipe is run now.
+        no_progress: show no bars.
     """
     from rich.console import Console
 
+    from nasframe.progress import Progress
     from nasframe_compress.look import described
     from nasframe_compress.prepare import prepare, refuse_used
 
     default = Path("compressed") / (Path(request.data).stem or "data")
     folder = out or default
     refuse_used(folder)
-    prepared = prepare(request, folder, _asker())
+    progress = Progress(False if no_progress else None)
+    prepared = prepare(request, folder, _asker(), progress)
     console = Console(stderr=True)
     for line in described(prepared.look, console.width, with_notices=prepared.is_study or not will_run):
         console.print(line, markup=False, highlight=False, soft_wrap=False)
     if request.minutes is None:
         return prepared
-    return _fitted(prepared, request.minutes * 60, began, console)
+    return _fitted(prepared, request.minutes * 60, began, console, progress)
 
 
-def _begun(request: Request, out: Path | None, began: float) -> Path:
+def _begun(request: Request, out: Path | None, began: float, no_progress: bool) -> Path:
     """Write the files to run and return their folder; what was loaded for them is freed, because the run loads it."""
-    return _written(_prepared(request, out, began, will_run=True)).parent
+    prepared = _prepared(request, out, began, will_run=True, no_progress=no_progress)
+    return _written(prepared, no_progress).parent
 
 
-def _fitted(prepared: Prepared, seconds: float, began: float, console: Any) -> Prepared:
+def _fitted(prepared: Prepared, seconds: float, began: float, console: Any, progress: Progress) -> Prepared:
     """Rehearse the methods, and let them train as long as the time allows."""
     from nasframe.report.tables import duration
     from nasframe_compress.timing import fit_lengths, rehearse, total_seconds
 
     times = []
     for method in prepared.methods:
-        with console.status(f"rehearsing {method.name}"):
+        with progress.bar(f"rehearsing {method.name}"):
             times.append(rehearse(prepared, method))
     seeds = len(prepared.request.seeds)
     networks = len(prepared.request.budgets)
@@ -288,15 +306,17 @@ def _fitted(prepared: Prepared, seconds: float, began: float, console: Any) -> P
     return replace(prepared, lengths=lengths)
 
 
-def _written(prepared: Prepared) -> Path:
+def _written(prepared: Prepared, no_progress: bool) -> Path:
     """Write the recipe or the study, and say where and how long it will take."""
+    from nasframe.progress import Progress
     from nasframe.report.tables import duration
     from nasframe_compress.prepare import write
     from nasframe_compress.timing import estimated_seconds
 
     path = write(prepared)
     if prepared.request.minutes is None:
-        seconds = estimated_seconds(prepared, path)
+        with Progress(False if no_progress else None).bar("timing a few steps"):
+            seconds = estimated_seconds(prepared, path)
         print(f"time   about {duration(seconds)} on this machine, by a few timed steps", file=sys.stderr)
     print(f"place  {prepared.folder}", file=sys.stderr)
     return path

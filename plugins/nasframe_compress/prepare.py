@@ -12,6 +12,7 @@ from typing import Any
 
 from nasframe.errors import UsageError
 from nasframe.folders import folder_name
+from nasframe.progress import SILENT, Progress
 from nasframe.recipe.loading import load_recipe
 from nasframe.recipe.resolve import resolve
 from nasframe.recipe.yaml import dump
@@ -93,13 +94,14 @@ def is_study(request: Request) -> bool:
     return len(request.methods) > 1 or len(request.seeds) > 1
 
 
-def prepare(request: Request, folder: Path, ask: Ask | None = None) -> Prepared:
+def prepare(request: Request, folder: Path, ask: Ask | None = None, progress: Progress = SILENT) -> Prepared:
     """Look at model and data, and choose everything that a request leaves open. Writes nothing.
 
     Args:
         request: the request.
         folder: where everything will lie.
         ask: asks which columns are meant if that is not obvious; ``None`` refuses instead.
+        progress: shows that model and data are read.
 
     Raises:
         UsageError: an argument does not fit model or data, or a budget is out of reach.
@@ -107,7 +109,8 @@ def prepare(request: Request, folder: Path, ask: Ask | None = None) -> Prepared:
     methods = [find_method(name) for name in request.methods]
     refuse_unfit(methods, request.budgets)
     data = find_data(request, ask)
-    seen = look(request, data)
+    with progress.bar("model and data"):
+        seen = look(request, data)
     setup = Setup(
         name=_plain_name(data.name),
         model=seen.model,
