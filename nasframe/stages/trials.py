@@ -162,7 +162,7 @@ class Scorer:
         self,
         evaluator: Evaluator,
         work: Work,
-        counter: MacCounter,
+        counter: Any,
         job: SearchJob,
         precision: str,
         saved: Callable[[str], nn.Module],

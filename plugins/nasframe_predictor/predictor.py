@@ -21,7 +21,6 @@ from nasframe import registry
 from nasframe.errors import UsageError
 from nasframe.interfaces import BoundedDomain, EstimatorTraits, MeasuredEstimator, ends_of, traits_of
 from nasframe.notices import Notify, say
-from nasframe.outline import Outline
 from nasframe.plugin_errors import use_noted
 from nasframe.records import Arch, Count, EstimatorRef, arch_id
 from nasframe_predictor.memory import Measurements, key_of, recall, remember
@@ -87,7 +86,7 @@ class Predictor:
         self._measured: dict[str, Measurements] = {}  # by key: what is learned
         self._regressions: weakref.WeakKeyDictionary[nn.Module, _Fitted] = weakref.WeakKeyDictionary()
 
-    def estimate(self, space: SearchSpace | None, net: nn.Module | Outline, arch: Arch | None = None) -> float | None:
+    def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None = None) -> float | None:
         """Return the predicted cost of an architecture.
 
         The network as it stands has the cost of its largest architecture. ``None`` for a network that is not loaded,
@@ -232,7 +231,7 @@ class _Fitted:
 
 def _is_loaded(net: Any) -> bool:
     """Tell whether a network has values; before a run there are only its sizes."""
-    if isinstance(net, Outline):
+    if not hasattr(net, "parameters"):  # an outline, which stands for it
         return False
     return all(parameter.device.type != "meta" for parameter in net.parameters())
 
