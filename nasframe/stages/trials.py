@@ -162,7 +162,7 @@ class Scorer:
         self,
         evaluator: Evaluator,
         work: Work,
-        counter: Any,
+        counter: MacCounter,
         job: SearchJob,
         precision: str,
         saved: Callable[[str], nn.Module],

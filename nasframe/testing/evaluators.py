@@ -98,7 +98,8 @@ class EvaluatorContract(Contract):
         evaluator = self.make(0) if evaluator is None else evaluator
         objectives = [search_metrics(evaluator, work.task).default]
         job = SearchJob(objectives, 0, "search")
-        return Scorer(evaluator, work, Uncounted(), job, "fp32", work.models.__getitem__)
+        counter: Any = Uncounted()
+        return Scorer(evaluator, work, counter, job, "fp32", work.models.__getitem__)
 
     def examples(self) -> int | None:
         """Return the number of examples to ask for: a subset, if the evaluator reads any."""
