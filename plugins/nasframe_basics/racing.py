@@ -144,7 +144,7 @@ class Racing:
     def _rungs(self, total: int, races: bool) -> Iterator[int]:
         """Yield the numbers of examples after which candidates are compared; the last one is all of them."""
         count = float(self.first)
-        while races and count < total:
+        while races and math.ceil(count) < total:
             yield math.ceil(count)
             count = max(count * self.growth, math.ceil(count) + 1)
         yield total

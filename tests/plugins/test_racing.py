@@ -131,6 +131,16 @@ def test_an_exact_race_finds_what_measuring_all_finds(seed, size, objective, rul
     assert raced.evaluated == whole.evaluated
 
 
+@pytest.mark.parametrize("growth", [1.01, 1.5, 2.0, 3.7])
+def test_each_part_has_some_examples_and_the_last_ends_with_all(growth):
+    racing = Racing(start=8, growth=growth)
+    for total in range(1, 300):
+        rungs = list(racing._rungs(total, races=True))
+        assert rungs == sorted(set(rungs)), total
+        assert rungs[-1] == total
+        assert list(racing._rungs(total, races=False)) == [total]
+
+
 def test_a_paired_race_saves_most_of_the_examples_and_finds_the_best():
     shares, gaps = [], []
     for seed in range(2):
