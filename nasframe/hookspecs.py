@@ -62,6 +62,11 @@ def register_estimators(register: Register) -> None:
 
 
 @hookspec
+def register_evaluators(register: Register) -> None:
+    """Register evaluators: what a trial of a search is scored by."""
+
+
+@hookspec
 def register_modifiers(register: Register) -> None:
     """Register modifiers: act inside the loop, at six named moments."""
 

@@ -71,6 +71,8 @@ TrainerRef: TypeAlias = Annotated[Any, Ref("trainer")]
 ModifierRef: TypeAlias = Annotated[Any, Ref("modifier")]
 SpaceRef: TypeAlias = Annotated[Any, Ref("space")]
 ExporterRef: TypeAlias = Annotated[Any, Ref("exporter")]
+EvaluatorRef: TypeAlias = Annotated[Any, Ref("evaluator")]
+EstimatorRef: TypeAlias = Annotated[Any, Ref("estimator")]
 ObserverRef: TypeAlias = Annotated[Any, Ref("observer")]
 
 
@@ -106,7 +108,8 @@ class Trial:
         state: ``done`` (evaluated), ``repeat`` (answered from the archive), ``screened`` (breaks a
             constraint, not evaluated) or ``failed`` (evaluation raised or gave a number that is not finite).
         origin: ``train`` (score is a negative training loss) or ``search``.
-        examples: the number of examples behind the score; ``None`` means the whole split.
+        examples: the number of examples behind the score; ``None`` means the whole split. An evaluator that broke off
+            leaves fewer than the search asked for; the score is then an estimate, and the trial cannot win.
 
     >>> Trial(arch={"layers": [0, 1]}, score=0.9).state
     'done'
@@ -244,12 +247,17 @@ class Evaluation:
         predictions: column → list, one entry an example (``id``, ``label``, ``prediction`` and the like).
         examples: the number of examples used.
         tokens: token positions that went through the network, padding included.
+        broken_off: whether an evaluator stopped early, because the architecture can no longer win. The metrics are then
+            estimates, and ``examples`` is less than was asked for.
+        backward: whether gradients were computed, too; the ledger counts a backward pass as two forward passes.
     """
 
     metrics: Mapping[str, float]
     predictions: Mapping[str, Sequence[Any]]
     examples: int
     tokens: int
+    broken_off: bool = False
+    backward: bool = False
 
 
 @dataclass(frozen=True)

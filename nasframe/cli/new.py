@@ -13,8 +13,8 @@ def new(
         str,
         typer.Argument(
             help=(
-                "sampler, space, domain, estimator, modifier, transform, task, trainer, model, family, exporter or "
-                "observer."
+                "sampler, space, domain, estimator, evaluator, modifier, transform, task, trainer, model, family, "
+                "exporter or observer."
             )
         ),
     ],

@@ -5,6 +5,7 @@ A refusal is a fault, as ``nasframe.options`` has it: a path in the recipe, or i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from nasframe.interfaces import (
     FileCheckingTaskFactory,
     LocalTokenizerModel,
     OutlinedModel,
+    SearchJob,
     SkeletonModel,
     TaskFactoryTraits,
     TrainJob,
@@ -22,6 +24,7 @@ from nasframe.interfaces import (
     traits_of,
     written_arch,
 )
+from nasframe.measures import PRIMARY
 from nasframe.options import Fault
 from nasframe.outline import Outline, sizes_suffice
 from nasframe.plan import PlannedStage, distils, needs_space, same_shape, uses_supernet
@@ -219,7 +222,7 @@ def refusals(plan: Plan) -> Iterator[Fault]:
         if stage.verb == "transform":
             of_plugins = _transform_refusals(plan, stage, sized)
         elif stage.verb == "search":
-            of_plugins = _fit_refusals(plan, stage, sized)
+            of_plugins = itertools.chain(_fit_refusals(plan, stage, sized), _evaluator_refusals(plan, stage))
         elif stage.verb == "export":
             of_plugins = _export_refusals(plan, stage)
         else:
@@ -421,6 +424,17 @@ def _fit_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Faul
         options["space"] = stage.options["space"]
     for place, text in _modifier_refusals(plan, PlannedStage(stage.name, "train", options), sized):
         yield ("fit", *place), text
+
+
+def _evaluator_refusals(plan: Plan, stage: PlannedStage) -> Iterator[Fault]:
+    """Ask the evaluator of a search."""
+    evaluator = registry.make("evaluator", stage.options.get("evaluator", "metric"), {"seed": plan.seed})
+    validate = member(evaluator, "validate")
+    if validate is None:
+        return
+    objectives = stage.options.get("objectives") or plan.objectives or [PRIMARY]
+    job = SearchJob(objectives, plan.seed, stage.name)
+    yield from _refusal(("evaluator",), "", validate, job)
 
 
 def _rival_archs(stage: PlannedStage, modifiers: Mapping[int, Any]) -> Iterator[Fault]:

@@ -162,7 +162,10 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class Point:
-    """An architecture that a search evaluated, with its last score."""
+    """An architecture that a search evaluated, with its last score.
+
+    The score is an estimate if the evaluation was ``broken_off``, because the architecture could no longer win.
+    """
 
     number: int
     arch_id: str
@@ -171,6 +174,7 @@ class Point:
     examples: int | None
     costs: Mapping[str, float | None]
     front: bool
+    broken_off: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,8 @@ class ChoiceRow:
 class SearchRow:
     """What one search stage evaluated and found.
 
-    ``full`` has the costs that the percentages of its bounds refer to, by name.
+    ``full`` has the costs that the percentages of its bounds refer to, by name. ``broken_off`` counts the evaluations
+    that ended early.
     """
 
     stage: str
@@ -202,6 +207,7 @@ class SearchRow:
     winners: Sequence[str]
     choices: Sequence[ChoiceRow]
     full: Mapping[str, float] = field(default_factory=dict)
+    broken_off: int = 0
 
 
 @dataclass(frozen=True)

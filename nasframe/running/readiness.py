@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry
 from nasframe.declarations import KnownNames, matching, outcomes
 from nasframe.errors import UsageError
-from nasframe.interfaces import MeasuredEstimator, SpaceTraits, distilled_task, member, size_of, traits_of
+from nasframe.interfaces import (
+    MeasuredEstimator,
+    SpaceTraits,
+    distilled_task,
+    is_estimated,
+    member,
+    size_of,
+    traits_of,
+)
 from nasframe.plan import distils, needs_space, same_shape
 from nasframe.recipe.preflight import length_refusals, misfits
 from nasframe.recipe.supernets import makes_supernet
@@ -24,7 +32,6 @@ from nasframe.running.feasibility import (
     budgets_within,
     check_budgets,
     is_counted,
-    is_estimated,
     net_of,
     region_of,
     searches,

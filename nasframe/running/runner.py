@@ -325,6 +325,7 @@ class StageRunner:
         work: Work | None = None
         for position, stage in enumerate(self.plan.stages):
             if self.store.stage_state(stage.name) == "done":
+                self.inputs.restore_learned(self.store.stage_result(stage.name))
                 continue
             if leads:
                 work = self._next(position, work)
@@ -423,6 +424,7 @@ class StageRunner:
         # The notices of the stage are as true of this run as of the one that made the entry.
         for notice in self.store.stage_result(stage.name).get("notices", ()):
             self.inputs.notices(**notice)
+        self.inputs.restore_learned(self.store.stage_result(stage.name))
         self._say(position, "from the cache")
         # Its metrics and trials were told of when it was run, in another run.
         self.session.observers.stage_started(stage.name, stage.verb, resumed=was_begun)
@@ -459,6 +461,9 @@ class StageRunner:
         notices = [asdict(notice) for notice in self.inputs.notices if notice not in earlier_notices]
         if notices:
             part.result["notices"] = notices
+        learned = self.inputs.learned()
+        if learned:
+            part.result["learned"] = learned
         seconds = time.monotonic() - began
         # Before the stage counts as done: after that, a kill would leave it out of the cache for good.
         if self.cached is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nasframe.testing.domains import DomainContract
     from nasframe.testing.estimators import EstimatorContract
+    from nasframe.testing.evaluators import EvaluatorContract
     from nasframe.testing.exporters import ExporterContract
     from nasframe.testing.families import FamilyContract
     from nasframe.testing.kit import Contract, ContractError, run_checks
@@ -28,6 +29,7 @@ __all__ = [
     "ContractError",
     "DomainContract",
     "EstimatorContract",
+    "EvaluatorContract",
     "ExporterContract",
     "FamilyContract",
     "ModelContract",

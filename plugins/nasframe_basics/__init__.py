@@ -43,6 +43,15 @@ def register_estimators(register):
 
 
 @hookimpl
+def register_evaluators(register):
+    register("metric", f"{HERE}.evaluators:Metric")
+    register("loss", f"{HERE}.evaluators:Loss")
+    register("agreement", f"{HERE}.evaluators:Agreement")
+    register("gradients", f"{HERE}.gradients:Gradients")
+    register("racing", f"{HERE}.racing:Racing")
+
+
+@hookimpl
 def register_modifiers(register):
     register("kd", f"{HERE}.kd:KD")
     register("kd_hidden", f"{HERE}.kd_hidden:KDHidden")

@@ -25,6 +25,8 @@ class KD(Modifier):
         weight: share of the teacher's term, 0 to 1. At 0 the teacher is not run, and costs nothing.
     """
 
+    reads_space = False
+
     def __init__(self, teacher: str = "teacher", temperature: Positive = 1.0, weight: Share = 0.5) -> None:
         self.teacher = teacher
         self.temperature = temperature

@@ -263,38 +263,83 @@ class LabelledTask:
         ids = self._ids(split, examples)
         truth = self._splits[split].labels[ids]
         logits, tokens = self._logits(forward, split, ids)
+        predictions, losses, probabilities = self._answers(logits, truth)
         columns: dict[str, Sequence[Any]] = {}
         columns["id"] = ids.tolist()
-        # Loss and probabilities are computed here, not by the task's `loss`: in float64, and of all examples at once.
+        columns["label"] = self._column(truth)
+        columns["prediction"] = self._column(predictions)
+        if probabilities is not None:
+            columns |= self._probability_columns(probabilities)
+        return Evaluation(self._metrics(truth, predictions, losses), columns, len(ids), tokens)
+
+    def _column(self, values: np.ndarray) -> list[Any]:
+        """Return labels or predictions as a column: of several labels that may hold, the lists of those that do."""
+        if self._is_independent:
+            return [np.flatnonzero(row).tolist() for row in values]
+        column: list[Any] = values.tolist()
+        return column
+
+    def _answers(self, logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return what a network predicts.
+
+        Loss and probabilities are computed here, not by the task's ``loss``: in float64, and without class weights.
+
+        Args:
+            logits: ``(examples, outputs)``.
+            truth: the labels.
+
+        Returns:
+            The predictions, in the form of the labels; the losses, ``(examples,)``; and the probabilities,
+            ``(examples, outputs)``, or ``None`` in a regression.
+        """
         if self.labels is None:
             predictions = logits[:, 0]
-            errors = predictions - truth
-            loss = float(np.mean(errors**2))
-            columns["label"] = truth.tolist()
-            columns["prediction"] = predictions.tolist()
-        elif self._is_independent:
-            predictions = self._predicted_labels(logits)
+            return predictions, (predictions - truth) ** 2, None
+        if self._is_independent:
             of_yes = np.logaddexp(0.0, -logits)  # −log σ
             of_no = np.logaddexp(0.0, logits)
-            losses = np.where(truth == 1, of_yes, of_no)
-            loss = float(np.mean(losses[:, self._outputs]))
-            columns["label"] = [np.flatnonzero(row).tolist() for row in truth]
-            columns["prediction"] = [np.flatnonzero(row).tolist() for row in predictions]
-            columns |= self._probability_columns(np.exp(-of_yes))
-        else:
-            predictions = logits.argmax(1)
-            log_sums = np.logaddexp.reduce(logits, axis=1, keepdims=True)
-            log_p = logits - log_sums
-            log_p_of_truth = log_p[np.arange(len(ids)), truth]
-            loss = -float(np.mean(log_p_of_truth))
-            columns["label"] = truth.tolist()
-            columns["prediction"] = predictions.tolist()
-            columns |= self._probability_columns(np.exp(log_p))
+            losses = np.where(truth == 1, of_yes, of_no)[:, self._outputs].mean(1)
+            return self._predicted_labels(logits), losses, np.exp(-of_yes)
+        log_sums = np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        log_p = logits - log_sums
+        return logits.argmax(1), -log_p[np.arange(len(truth)), truth], np.exp(log_p)
+
+    def _metrics(self, truth: np.ndarray, predictions: np.ndarray, losses: np.ndarray) -> dict[str, float]:
+        """Return the metrics and the mean loss of some examples."""
         metrics = {}
         for name, function in self._functions.items():
             metrics[name] = float(function(truth, predictions))
-        metrics["loss"] = loss
-        return Evaluation(metrics, columns, len(ids), tokens)
+        metrics["loss"] = float(np.mean(losses))
+        return metrics
+
+    # ---- part by part
+
+    def order(self, split: str) -> list[int]:
+        """Return the positions of a split's examples in the order in which subsets take them."""
+        order: list[int] = self._order(split).tolist()
+        return order
+
+    def evaluate_at(self, forward: Forward, split: str, ids: Sequence[int]) -> Evaluation:
+        """Measure a network on the examples at some positions; the predictions have a column ``loss``."""
+        positions = np.asarray(ids)
+        truth = self._splits[split].labels[positions]
+        logits, tokens = self._logits(forward, split, positions)
+        predictions, losses, _ = self._answers(logits, truth)
+        columns = {
+            "id": positions.tolist(),
+            "label": truth.tolist(),
+            "prediction": predictions.tolist(),
+            "loss": losses.tolist(),
+        }
+        return Evaluation(self._metrics(truth, predictions, losses), columns, len(positions), tokens)
+
+    def metrics_of(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+        """Return the metrics of rows of predictions that :meth:`evaluate_at` gave."""
+        return self._metrics(*(np.asarray(columns[name]) for name in ("label", "prediction", "loss")))
+
+    def _order(self, split: str) -> np.ndarray:
+        """Return one order for subsets of all sizes, of which any prefix is stratified."""
+        return stratified(self._strata[split], generator(self.seed, "examples", split))
 
     def _predicted_labels(self, logits: np.ndarray) -> np.ndarray:
         """Return 1 for the labels that a network predicts, ``(examples, outputs)``: those more likely than not.
@@ -318,9 +363,8 @@ class LabelledTask:
         classes = self._strata[split]
         if examples is None or examples >= len(classes):
             return np.arange(len(classes))
-        # One order for all sizes, of which any prefix is stratified: a larger subset holds the smaller ones.
-        order = stratified(classes, generator(self.seed, "examples", split))
-        return np.sort(order[:examples])
+        # A prefix of one order, so that a larger subset holds the smaller ones.
+        return np.sort(self._order(split)[:examples])
 
     def _logits(self, forward: Forward, split: str, ids: np.ndarray) -> tuple[np.ndarray, int]:
         """Run a network on examples.

@@ -42,6 +42,7 @@ class DynaBERT(Modifier):
         UsageError: no term is left to learn from, as the labels do not count.
     """
 
+    reads_space = False
     needs = frozenset({"hidden_states"})
 
     def __init__(

@@ -54,6 +54,7 @@ class ScheduledPrune(Modifier):
         UsageError: nothing to prune, or sizes that exclude each other.
     """
 
+    reads_space = False
     returns_arch = True
 
     def __init__(

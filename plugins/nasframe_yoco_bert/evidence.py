@@ -53,6 +53,8 @@ class ImportancePrior(Modifier):
         batch_size: examples in each.
     """
 
+    reads_space = False
+
     def __init__(
         self,
         score: Literal["taylor", "fisher", "magnitude"] = "taylor",
@@ -141,6 +143,8 @@ class Probes(Modifier):
         share: multiply-adds of probes as a share of those of the training steps, while the sampler learns.
         examples: examples of a probe, at least; whole batches are used.
     """
+
+    reads_space = False
 
     def __init__(self, teacher: str = "teacher", share: Positive = 0.25, examples: Size = 64) -> None:
         self.teacher = teacher

@@ -25,6 +25,8 @@ class InPlaceKD(Modifier):
         weight: share of the distillation term, 0 to 1. At 0 nothing is taught, and the order does not matter.
     """
 
+    reads_space = False
+
     def __init__(self, temperature: Positive = 1.0, weight: Share = 0.5) -> None:
         self.temperature, self.weight = temperature, weight
 

@@ -16,16 +16,16 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from nasframe.errors import UsageError
 from nasframe.heads import Head, match
-from nasframe.interfaces import is_categorical, output_kind
+from nasframe.interfaces import SearchJob, is_categorical, output_kind
 from nasframe.labels import IndependentLabels, are_independent
 from nasframe.nn.losses import independent_distillation, matching
 from nasframe.notices import Notices
 from nasframe.records import Batch
 from nasframe.report import predictions as by_example
 from nasframe.report.example_stats import metric_difference, metric_interval
-from nasframe.stages.agreement import Agreement
 from nasframe.testing.toy import tiny_tokenizer
 from nasframe_basics import metrics
+from nasframe_basics.evaluators import Agreement
 from nasframe_basics.labelled import UNLABELLED, weights_of
 from nasframe_basics.models import HF
 from nasframe_basics.splits import Split, carve, strata
@@ -334,7 +334,8 @@ def test_distillation_compares_each_label_by_itself():
     task = SimpleNamespace(labels=IndependentLabels(["a", "b", "c"]))
     assert output_kind(task) == "independent"
     assert not is_categorical(task)
-    agreement = Agreement(task, "teacher", None, None)
+    agreement = Agreement("teacher")
+    agreement.start(SearchJob(["-divergence"], 0, "search", task=task))
     of_examples = agreement._of_examples(student.double(), teacher.double())
     assert of_examples.shape == (5,)
     torch.testing.assert_close(of_examples.mean().float(), matching("independent", student, teacher))

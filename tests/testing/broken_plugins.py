@@ -22,7 +22,7 @@ from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.nn.elastic import FamilyRow, Map
 from nasframe.nn.row_family import RowFamily
-from nasframe.records import CostTable
+from nasframe.records import CostTable, MetricFormat
 from nasframe.search.domain import Choices
 from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net, tiny_tokenizer
 
@@ -154,6 +154,78 @@ ESTIMATORS = {
     "global_random_state_is_left_alone": (
         changed(Params, estimate=lambda self, *a: float(torch.rand(()))), "a generator of your own",
     ),
+}  # fmt: skip
+
+
+# --- evaluators -----------------------------------------------------------------------------------------------------
+
+
+class Sharpness:
+    """Scores by the task's loss, and draws nothing."""
+
+    def metrics(self, primary, of_task):
+        return {"loss": MetricFormat(higher_is_better=False), "accuracy": MetricFormat(percent=True)}
+
+    def start(self, job):
+        self.job = job
+
+    def evaluate(self, candidate, examples):
+        return self.job.task.evaluate(candidate.forward, "select", examples)
+
+
+def on_dev(self, candidate, examples):
+    return self.job.task.evaluate(candidate.forward, "dev", examples)
+
+
+def constant(self, candidate, examples):
+    return replace(Sharpness.evaluate(self, candidate, examples), metrics={"loss": 1.0, "accuracy": 0.5})
+
+
+def growing(self, candidate, examples):
+    self.count = getattr(self, "count", 0) + 1
+    found = Sharpness.evaluate(self, candidate, examples)
+    return replace(found, metrics={**found.metrics, "loss": found.metrics["loss"] + self.count})
+
+
+def uncounted(self, candidate, examples):
+    return replace(Sharpness.evaluate(self, candidate, examples), examples=0)
+
+
+def impatient(self, candidate, examples):
+    found = Sharpness.evaluate(self, candidate, examples)
+    return replace(found, broken_off=bool(candidate.rivals))
+
+
+def needs_data(self, job):
+    job.task.sizes["select"]
+
+
+def in_the_net(self, candidate, examples):
+    found = Sharpness.evaluate(self, candidate, examples)
+    with torch.no_grad():
+        self.job.net.classifier.bias.add_(1.0)
+    return found
+
+
+def noisy_score(self, candidate, examples):
+    found = Sharpness.evaluate(self, candidate, examples)
+    return replace(found, metrics={**found.metrics, "loss": found.metrics["loss"] + float(torch.rand(()))})
+
+
+EVALUATORS = {
+    "its_metrics_are_known_beforehand": (
+        changed(Sharpness, metrics=lambda self, *a: {"sharpness": MetricFormat()}), "the first metric is 'sharpness'",
+    ),
+    "scores_are_numbers_and_tell_architectures_apart": (changed(Sharpness, evaluate=constant), "have the same metrics"),
+    "the_same_scores_the_same": (changed(Sharpness, evaluate=growing), "keep nothing of earlier candidates"),
+    "dev_is_never_read": (changed(Sharpness, evaluate=on_dev), "Measure on 'select', or on training batches"),
+    "what_is_used_is_counted": (changed(Sharpness, evaluate=uncounted), "asked for 48 examples, the evaluator used 0"),
+    "a_candidate_that_may_win_is_measured_to_the_end": (
+        changed(Sharpness, evaluate=impatient), "break off only what cannot win",
+    ),
+    "what_is_planned_is_not_refused": (changed(Sharpness, validate=needs_data), "before a run job.task is None"),
+    "the_network_is_left_alone": (changed(Sharpness, evaluate=in_the_net), r"evaluate changed weights .*candidate"),
+    "global_random_state_is_left_alone": (changed(Sharpness, evaluate=noisy_score), "draw from the injected seed"),
 }  # fmt: skip
 
 
@@ -731,10 +803,12 @@ OBSERVERS = {
 }  # fmt: skip
 
 BROKEN = {
-    "space": SPACES, "estimator": ESTIMATORS, "transform": TRANSFORMS, "task": TASKS, "trainer": TRAINERS,
-    "modifier": MODIFIERS, "model": MODELS, "family": FAMILIES, "observer": OBSERVERS,
+    "space": SPACES, "estimator": ESTIMATORS, "evaluator": EVALUATORS, "transform": TRANSFORMS,
+    "task": TASKS, "trainer": TRAINERS, "modifier": MODIFIERS, "model": MODELS, "family": FAMILIES,
+    "observer": OBSERVERS,
 }  # fmt: skip
 SOUND = {"space": ToySpace, "estimator": Params, "transform": Halve, "task": ToyTask, "trainer": Loop, "model": Tiny}
+SOUND["evaluator"] = Sharpness
 SOUND["modifier"] = Modifier
 SOUND["family"] = Family
 SOUND["observer"] = Lines

@@ -15,6 +15,7 @@ PACKAGES = {"tensorboard": "tensorboard"}  # plugin → the package of an extra 
 SLOW_PLUGINS = {"package_docs", "optuna"}  # one reads the sources of ten packages; Optuna takes its time
 REPRESENTATIVES = {
     ("estimator", "params"),
+    ("evaluator", "racing"),
     ("exporter", "hetero"),
     ("family", "sliceable"),
     ("model", "hf"),
@@ -40,6 +41,7 @@ EXPENSIVE = {
 SLOW_CHECKS = {"a_fresh_process_computes_the_same"}  # tests/export starts one process for exports of all kinds
 SHORTER = {
     "estimator": {"draws": 2},
+    "evaluator": {"draws": 2},
     "sampler": {"trials": 500, "rounds": 4},
     "space": {"draws": 2},
 }
