@@ -31,7 +31,7 @@ def installed(monkeypatch):
 
 
 def test_each_plugin_is_short():
-    for name in ("estimator.py", "observer.py"):
+    for name in ("estimator.py", "score.py", "observer.py"):
         lines = (EXAMPLE / "nasframe_lookup" / name).read_text(encoding="utf-8").splitlines()
         assert len(lines) <= 60, name
 
@@ -46,7 +46,7 @@ def test_the_page_shows_the_same_observer():
 def test_they_keep_their_contracts(installed):
     from nasframe.testing.registered import contract_of
 
-    for kind, name in (("estimator", "lookup"), ("observer", "leaderboard")):
+    for kind, name in (("estimator", "lookup"), ("evaluator", "snip"), ("observer", "leaderboard")):
         contract = contract_of(registry.find(kind, name))
         contract.draws = 2
         assert [outcome.message for outcome in run_checks(contract) if not outcome.passed] == []
@@ -99,4 +99,4 @@ def test_it_installs_and_passes_its_own_tests(tmp_path):
     subprocess.run(["cp", "-r", str(EXAMPLE), str(copy)], check=True)
     run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-t", str(target), str(copy))
     run(python, "-m", "pytest", "-q", "-c", str(copy / "pyproject.toml"), str(copy / "tests"))
-    run(python, "-m", "nasframe", "plugins", "check", "estimator/lookup", "observer/leaderboard")
+    run(python, "-m", "nasframe", "plugins", "check", "estimator/lookup", "evaluator/snip", "observer/leaderboard")

@@ -1,4 +1,4 @@
-"""The nasframe estimator lookup and the observer leaderboard."""
+"""The nasframe estimator lookup, the evaluator snip and the observer leaderboard."""
 
 from nasframe import hookimpl
 
@@ -8,6 +8,11 @@ PLUGIN_API = 2  # the version this was made for; nasframe does not load plugins 
 @hookimpl
 def register_estimators(register):
     register("lookup", "nasframe_lookup.estimator:Lookup", example="nasframe_lookup.example:LookupContract")
+
+
+@hookimpl
+def register_evaluators(register):
+    register("snip", "nasframe_lookup.score:Snip")
 
 
 @hookimpl

@@ -3,15 +3,21 @@
 import pytest
 from nasframe import registry
 from nasframe.errors import UsageError
-from nasframe.testing import ObserverContract
+from nasframe.testing import EvaluatorContract, ObserverContract
 from nasframe.types import RunInfo, Trial
 from nasframe_lookup.estimator import Lookup
 from nasframe_lookup.example import LookupContract
 from nasframe_lookup.observer import Leaderboard
+from nasframe_lookup.score import Snip
 
 
 class TestLookup(LookupContract):
     use = "lookup"
+
+
+class TestSnip(EvaluatorContract):
+    def make(self, seed):
+        return Snip(seed=seed)
 
 
 class TestLeaderboard(ObserverContract):
@@ -38,5 +44,5 @@ def test_the_best_trials_come_first(tmp_path):
 
 
 def test_they_are_registered():
-    for kind, name in (("estimator", "lookup"), ("observer", "leaderboard")):
+    for kind, name in (("estimator", "lookup"), ("evaluator", "snip"), ("observer", "leaderboard")):
         assert registry.find(kind, name).package == "nasframe-lookup"
