@@ -145,6 +145,24 @@ class Drawing:
                 if node not in self.nodes:
                     raise ValueError(f"an edge names the node {node!r}. There are: {', '.join(self.nodes)}.")
 
+    def depths(self) -> dict[str, int] | None:
+        """Return node → the most edges on a way to it; ``None`` if edges lead in a circle.
+
+        >>> Drawing({"a": "", "b": "", "c": ""}, [("a", "b"), ("b", "c"), ("a", "c")]).depths()
+        {'a': 0, 'b': 1, 'c': 2}
+        """
+        depths = dict.fromkeys(self.nodes, 0)
+        # Longest ways of n nodes have at most n - 1 edges, so that nothing moves in the n-th round.
+        for _ in self.nodes:
+            moved = False
+            for source, target in self.edges:
+                if depths[target] <= depths[source]:
+                    depths[target] = depths[source] + 1
+                    moved = True
+            if not moved:
+                return depths
+        return None
+
 
 @dataclass(frozen=True)
 class CostTable:

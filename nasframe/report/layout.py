@@ -34,6 +34,10 @@ CAPTIONS = {
         "Attention heads (left) and feed-forward neurons (right) of every layer; the pale bar is the full network."
         " Models of one shape share a panel.",
     ),
+    "graphs": (
+        "Architectures",
+        "What was found, as graphs: each box reads the boxes that lines lead from. Equal architectures share a panel.",
+    ),
     "curves": ("Training", "Logged losses, smoothed, and what was measured during training."),
     "ledger": (
         "Where the compute went",

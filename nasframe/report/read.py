@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from nasframe.declarations import KnownNames, budgeted_costs, budgets_of, declaration_of, stages_of
 from nasframe.errors import RunError
 from nasframe.folders import model_folder
-from nasframe.records import CostFormat, plus
+from nasframe.records import CostFormat, Drawing, plus
 from nasframe.report.budgets import bounds_of, over_budget
 from nasframe.report.details import with_examples
 from nasframe.report.format import PLAIN_COST, cost_formats, is_about_measurement, metric_formats
@@ -135,6 +135,7 @@ def read_run(run_dir: Path | str, examples: bool = True) -> RunReport:
         environments=database.facts.get("environments") or [environment],
         recipe=recipe_text,
         trials=[_trial(row) for row in database.trials],
+        drawings=_drawings(database.stages),
     )
     if examples:
         report = with_examples(report, directory, _read_examples(database))
@@ -502,6 +503,16 @@ def _removal_errors(stages: Rows, logged: Rows) -> dict[str, float]:
     for stage in stages:
         errors |= stage["result"].get("extract_error", {})
     return errors
+
+
+def _drawings(stages: Rows) -> dict[str, Drawing]:
+    """Return the drawings of architectures, by the names of winners and models."""
+    drawings = {}
+    for stage in stages:
+        for name, drawing in stage["result"].get("drawings", {}).items():
+            edges = [(source, target) for source, target in drawing["edges"]]
+            drawings[name] = Drawing(drawing["nodes"], edges)
+    return drawings
 
 
 # ---- searches

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from nasframe.records import CostFormat, MetricFormat
+from nasframe.records import CostFormat, Drawing, MetricFormat
 from nasframe.report.format import PLAIN_COST, metric_format
 
 Role: TypeAlias = Literal["teacher", "winner", "model", "baseline"]
@@ -247,7 +247,10 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class RunReport:
-    """All that a report shows of a run."""
+    """All that a report shows of a run.
+
+    ``drawings`` has the architectures that are graphs, by the names of winners and models.
+    """
 
     format_version: int
     name: str
@@ -277,6 +280,7 @@ class RunReport:
     trials: Sequence[TrialRow]
     recommendations: Sequence[Recommendation] = field(default_factory=list)
     details: Sequence[ModelDetail] = field(default_factory=list)
+    drawings: Mapping[str, Drawing] = field(default_factory=dict)
 
     def metric_format(self, metric: str) -> MetricFormat:
         """Return how a metric reads; a logged one may have its split and model before its name."""

@@ -46,6 +46,7 @@ from nasframe.records import (
 from nasframe.search.winner import Rule, WinnerRule
 from nasframe.stages import choose, measure, model_store
 from nasframe.stages.agreement import Agreement
+from nasframe.stages.drawings import keep_drawings
 from nasframe.stages.examples import readable_examples
 from nasframe.stages.fitting import Fitting, settled
 from nasframe.stages.origins import renamed, with_supernet, without_reshaped
@@ -297,6 +298,7 @@ def search(
     _notify_of_shortfall(stage, trials, result)
     _notify_of_unknown_error(stage, result, objectives[0])
     winners = {name: trial.arch for name, trial in result.winners.items()}
+    keep_drawings(stage, space.domain, winners)
     return replace(work, archs={**work.archs, **winners})
 
 
@@ -392,6 +394,7 @@ def extract(work: Work, stage: StageSession, *, archs: list[str] | Mapping[str, 
         check_extracted(stage, name, model, chosen[name], work)
         measure.check_budget(stage, name, work.net, chosen[name], work)
         model_store.describe(stage, name, model, arch=chosen[name])
+    keep_drawings(stage, work.space.domain, chosen)
     return replace(work, archs={**work.archs, **chosen}, models={**work.models, **models}, origins=origins)
 
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nasframe.testing.domains import DomainContract
     from nasframe.testing.estimators import EstimatorContract
     from nasframe.testing.exporters import ExporterContract
     from nasframe.testing.families import FamilyContract
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Contract",
     "ContractError",
+    "DomainContract",
     "EstimatorContract",
     "ExporterContract",
     "FamilyContract",

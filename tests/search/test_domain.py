@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasframe.errors import UnsatisfiableError
+from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.search.domain import Choices, DomainError
 from nasframe.search.restrict import restrict
+from nasframe.testing.samplers import Words
 
 
 def elastic(layers=4, depths=(1, 2, 4), heads=(1, 2, 4), ffn=(8, 16)):
@@ -286,8 +287,55 @@ def test_any_domain_can_be_restricted():
     high = restrict(odd, keep=lambda arch: arch["bits"] > 4)
     assert {high.sample(rng)["bits"] for _ in range(30)} == {5, 7}
     assert not high.contains({"bits": 3})
+    assert high.mutate({"bits": 5}, rng)["bits"] in (5, 7)  # it has no neighbour in this part: a draw stands in for one
     with pytest.raises(UnsatisfiableError):
-        high.mutate({"bits": 5}, rng)
+        restrict(high, keep=lambda arch: arch["bits"] > 7).mutate({"bits": 5}, rng)
+    with pytest.raises(UsageError, match="cannot be restricted to values of knobs"):
+        restrict(Bits(), {"bits": [1]})
+
+
+class Excess:
+    """A graded condition on words: at least six letters, all of them ``c``, which one draw in 2,000 meets."""
+
+    def __call__(self, arch):
+        return self.violation(arch) == 0
+
+    def violation(self, arch):
+        return float(6 - arch["word"].count("c"))
+
+
+def test_a_graded_condition_is_reached_downhill_in_any_domain():
+    rng = np.random.default_rng(0)
+    rare = restrict(Words(), keep=Excess())
+    for _ in range(5):
+        assert rare.sample(rng) == {"word": "cccccc"}
+    assert rare.mutate({"word": "a"}, rng) == {"word": "cccccc"}
+    assert not rare.contains({"word": "ccccc"})
+
+
+class Crossed(Words):
+    """Words that also cross, can be listed and are described by numbers."""
+
+    def crossover(self, a, b, rng):
+        return {"word": a["word"][:1] + b["word"][1:]}
+
+    def enumerate(self):
+        for size in range(1, self.longest + 1):
+            for letters in itertools.product(self.letters, repeat=size):
+                yield {"word": "".join(letters)}
+
+    def features(self, arch):
+        return [len(arch["word"])]
+
+
+def test_a_part_can_do_what_its_domain_can():
+    rng = np.random.default_rng(0)
+    assert not hasattr(restrict(Words(), keep=Excess()), "crossover")
+    part = restrict(Crossed(), keep=lambda arch: len(arch["word"]) == 2)
+    assert [arch["word"] for arch in part.enumerate()] == ["".join(pair) for pair in itertools.product("abc", repeat=2)]
+    assert part.crossover({"word": "ab"}, {"word": "cc"}, rng) == {"word": "ac"}
+    assert len(part.crossover({"word": "ab"}, {"word": "c"}, rng)["word"]) == 2  # no child fits: a mutant does
+    assert part.features({"word": "ab"}) == [2]
 
 
 def test_draws_are_fast():
