@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from nasframe import registry
 from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier, TrainJob
 from nasframe.measures import score_of
@@ -53,7 +54,7 @@ class BIWS(Modifier):
             UsageError: the sampler does not stay with its proposals, several are asked for in a step, or weights of an
                 earlier step may be kept.
         """
-        if not hasattr(job.sampler, "started"):
+        if not _stays(job.sampler):
             raise UsageError(
                 f"biws: stage {job.stage!r}: its sampler proposes another architecture in each step. Expected "
                 "sampler: {use: children, inner: op_priority, steps: 40}."
@@ -143,6 +144,20 @@ class BIWS(Modifier):
         self.arch = state["arch"]
         self.measured = state["measured"]
         self.best = [(entry["score"], dict(entry["changes"])) for entry in state["best"]]
+
+
+def _stays(sampler: Any) -> bool:
+    """Tell whether a sampler stays with each of its proposals for some steps, and counts them.
+
+    Args:
+        sampler: the sampler; before a run what the recipe says of it.
+    """
+    if not isinstance(sampler, str | Mapping):
+        return hasattr(sampler, "started")
+    if sampler == "shared":  # the recipe's own, which the stage will have
+        return True
+    name, _ = registry.use_of(sampler)
+    return hasattr(registry.find("sampler", name).load(), "started")
 
 
 def _copied(net: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -23,6 +23,9 @@ class Children:
         steps: optimiser steps of a child.
     """
 
+    started = 0
+    """Children so far; the modifier sees by it when another one begins."""
+
     def __init__(self, domain: Any, seed: int = 0, inner: SamplerRef = "random", steps: Count = 40) -> None:
         self.domain = domain
         self.steps = steps
@@ -31,7 +34,7 @@ class Children:
         self.training = False
         self.child: Arch | None = None
         self.left = 0  # steps of this child that are still to come
-        self.started = 0  # children so far; the modifier sees by it when another one begins
+        self.started = 0
 
     def start(self, stage: str, total: int, origin: Literal["train", "search"] = "search") -> None:
         """Start again, and so does the inner sampler."""
