@@ -102,7 +102,7 @@ def _term(expression: Expression, turned: bool) -> Term:
         inner = _term(arguments[0], turned)
         return inner._replace(scales=inner.scales + 1)
     if operation == "add":
-        return _sum([term for argument in arguments for term in _summands(argument, turned)])
+        return _sum(_summands(expression, turned))
     if operation == "matmul":
         return _product(arguments[0], arguments[1], turned)
     if operation in ELEMENTWISE:
@@ -129,22 +129,17 @@ def _product(first: Expression, second: Expression, turned: bool) -> Term:
 
 
 def _summands(expression: Expression, turned: bool) -> list[Term]:
-    """Return the terms of a sum, with those of sums inside of it."""
-    term = _term(expression, turned)
-    if isinstance(term.core, str) or term.core[0] != "add":
-        return [term]
-    terms = []
-    for part in _flat(term.core):
-        inner = _term(part, turned=False)
-        terms.append(Term(inner.core, inner.scales + term.scales, inner.negative != term.negative))
-    return terms
-
-
-def _flat(expression: Expression) -> list[Expression]:
-    """Return the terms of a canonical sum, which are added from left to right."""
-    if isinstance(expression, str) or expression[0] != "add":
-        return [expression]
-    return [*_flat(expression[1]), *_flat(expression[2])]
+    """Return the terms of a sum, with those of sums inside of it; of anything else, itself."""
+    operation = "" if isinstance(expression, str) else expression[0]
+    if operation == "add":
+        return [*_summands(expression[1], turned), *_summands(expression[2], turned)]
+    if operation == "neg":
+        return [term.negated() for term in _summands(expression[1], turned)]
+    if operation == "scale":
+        return [term._replace(scales=term.scales + 1) for term in _summands(expression[1], turned)]
+    if operation == "transpose":
+        return _summands(expression[1], not turned)
+    return [_term(expression, turned)]
 
 
 def _sum(terms: list[Term]) -> Term:

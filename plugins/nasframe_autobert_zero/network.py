@@ -307,7 +307,11 @@ def stock_network(model: str, config: Mapping[str, Any]) -> Any:
     network_class: Any = getattr(transformers, model)
     settings = network_class.config_class.from_dict(dict(config))
     settings._attn_implementation = "eager"
-    return network_class(settings)
+    net = network_class(settings)
+    for module in net.modules():
+        # Transformers, when it loads a model of another class around this one, leaves buffers empty that are not stored.
+        module._non_persistent_buffers_set.clear()
+    return net
 
 
 def make_mixer(mix: str, sizes: Mapping[str, Any], dropout: float) -> nn.Module:

@@ -96,7 +96,7 @@ class ExpressionGraphSpace:
     def report(self, rejected: Mapping[str, int]) -> None:
         """Say how many formulas were drawn and rejected, before anything was computed with them."""
         parts = [f"{count:,} {REASONS[reason]}" for reason, count in sorted(rejected.items(), key=lambda pair: -pair[1])]
-        self.notify("space", f"Of the formulas that were tried, {sum(rejected.values()):,} were no use: {listing(parts)}.")
+        self.notify("space", f"Of the formulas that were tried, {sum(rejected.values()):,} were no use: {', '.join(parts)}.")
 
     def arch(self, sizes: Arch) -> Arch:
         """Turn what a recipe writes into an architecture.
@@ -157,7 +157,8 @@ class ExpressionGraphSpace:
         self.domain.explain(layer["mix"])
         ffn = layer.get("ffn", self.domain.ffn[-1])
         if ffn not in self.domain.ffn:
-            raise UsageError(f"ffn: {ffn!r}. Expected one of {listing(self.domain.ffn)}.")
+            sizes = ", ".join(map(str, self.domain.ffn))
+            raise UsageError(f"ffn: {ffn!r}. Expected one of {sizes}.")
         return {"mix": layer["mix"], "ffn": ffn}
 
     # ---- networks
@@ -186,7 +187,7 @@ class ExpressionGraphSpace:
                 dropout=self.dropout,
             )
         state = {}
-        for name, tensor in net.state_dict().items():
+        for name, tensor in (*net.state_dict().items(), *net.named_buffers()):  # also buffers that are not stored
             state[_branch_name(name, paths)] = tensor
         try:
             missing, unexpected = made.load_state_dict(state, strict=False)
