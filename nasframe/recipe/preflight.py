@@ -238,7 +238,8 @@ def _space_refusals(plan: Plan, number: int, stage: PlannedStage, sized: bool) -
         return
     own_space = stage.options.get("space")
     use = own_space or plan.space
-    net = stand_in(plan, [("space", use)])
+    # A space may be of networks that nasframe does not know: their descriptions stand in for configurations.
+    net = stand_in(plan, [("space", use)]) or _own_skeleton(plan)
     if net is None:
         return
     in_stage: KeyPath = ("stages", number, stage.verb)
@@ -439,6 +440,17 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
         estimators=estimators,
         total=training.max_steps or 1,  # steps of epochs are not known without data
     )
+
+
+def _own_skeleton(plan: Plan) -> nn.Module | None:
+    """Return the plan's network without values, of whatever family it is; ``None`` if its model does not give it."""
+    if not plan.model:
+        return None
+    model = registry.make_model(plan.model, plan.task, {"base": plan.base})
+    if not isinstance(model, SkeletonModel):
+        return None
+    with naming_plugins():
+        return model.skeleton()
 
 
 def skeleton(plan: Plan) -> nn.Module | None:

@@ -7,6 +7,7 @@ that it passes between the boxes; rows are then sorted by where their neighbours
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -78,7 +79,7 @@ def layout(drawing: Drawing) -> Layout:
             way.append(stand_in)
         way.append(target)
         ways.append(way)
-        links += zip(way, way[1:], strict=False)
+        links += itertools.pairwise(way)
     _sort(rows, links)
     places = {}
     for depth, row in enumerate(rows):

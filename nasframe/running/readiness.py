@@ -33,7 +33,7 @@ from nasframe.running.feasibility import (
 from nasframe.search.budgets import Budget, shortfall
 from nasframe.search.constraints import violation
 from nasframe.search.costs import cost_function, full_costs
-from nasframe.search.domain import drawn
+from nasframe.search.domain import domain_fault, drawn
 from nasframe.stages.views import EXAMPLES, views_fault
 from nasframe.training.macs import probe_inputs
 
@@ -80,11 +80,21 @@ def check_spaces(inputs: RunInputs) -> None:
     for stage in same_shape(inputs.plan):
         if not needs_space(stage.verb, stage.options):
             continue
-        for place, text in misfits(inputs.plan, stage, space_of(inputs, stage), inject):
+        space = space_of(inputs, stage)
+        fault = domain_fault(space.domain)
+        if fault:
+            problems.append(f"stages.{stage.name}: space {registry.use_of(_space_use(inputs, stage))[0]!r}: {fault}")
+            continue
+        for place, text in misfits(inputs.plan, stage, space, inject):
             option = ".".join(map(str, place))
             problems.append(f"stages.{stage.name}.{option}: {text}")
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def _space_use(inputs: RunInputs, stage: PlannedStage) -> Any:
+    """Return the name and options of the space that a stage uses."""
+    return stage.options.get("space") or inputs.plan.space
 
 
 def check_views(inputs: RunInputs) -> None:
@@ -99,7 +109,7 @@ def check_views(inputs: RunInputs) -> None:
 
     checked: list[Any] = []
     for stage in same_shape(inputs.plan):
-        use = stage.options.get("space") or inputs.plan.space
+        use = _space_use(inputs, stage)
         if not needs_space(stage.verb, stage.options) or use in checked:
             continue
         checked.append(use)

@@ -28,6 +28,8 @@ from nasframe.records import Arch, canonical_json
 from nasframe.search.restrict import Predicate, both
 from nasframe.units import is_percent, share
 
+METHODS = ("sample", "mutate", "contains", "canonical")
+"""What every domain has."""
 REJECTIONS = 100  # draws before a constrained draw goes over to descending on the violation
 SCAN = 20_000  # up to this size a domain is searched whole before giving up; that takes a second or so
 STARTS = 3  # rejected draws from which a descent begins
@@ -615,7 +617,7 @@ class _Knob(NamedTuple):
 
     def is_active(self, indices: Sequence[int]) -> bool:
         """Tell whether the knob has an effect at these positions of all knobs."""
-        for parent, active_at in self.conditions:
+        for parent, active_at in self.conditions:  # noqa: SIM110 (a generator takes twice as long on this hot path)
             if indices[parent] not in active_at:
                 return False
         return True
@@ -711,3 +713,36 @@ def drawn(domain: Any, count: int) -> list[Arch]:
     rng = np.random.default_rng(0)  # not the run's: a check must not change what is drawn later
     draws = [domain.sample(rng) for _ in range(count)]
     return ends_of(domain) + draws
+
+
+def domain_fault(domain: Any) -> str:
+    """Say what is wrong with the architectures that a domain draws; nothing if all is well.
+
+    The contract of domains checks far more. What is checked here would spoil a run: architectures are stored as JSON,
+    and compared by their canonical form.
+
+    Args:
+        domain: the domain.
+
+    >>> domain_fault(Choices({"width": [8, 16]}))
+    ''
+    """
+    missing = [method for method in METHODS if not callable(getattr(domain, method, None))]
+    if missing:
+        return f"its domain {type(domain).__name__} lacks {', '.join(missing)}. Expected {', '.join(METHODS)}."
+    arch = domain.sample(np.random.default_rng(0))
+    drew = f"its domain {type(domain).__name__} drew {arch!r}"
+    if not isinstance(arch, Mapping):
+        return f"{drew}. Expected a mapping with names of choices, such as {{'nodes': [...]}}."
+    try:
+        stored = json.loads(json.dumps(arch, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        return f"{drew}, which cannot be stored ({error}). Expected Python numbers, text, lists and mappings."
+    if stored != arch:
+        return f"{drew}, which is {stored!r} after it was stored. Expected lists instead of tuples, and names as text."
+    if not domain.contains(arch):
+        return f"{drew}, but 'contains' is false for it. Expected both to agree; see nasframe.testing.DomainContract."
+    canonical = domain.canonical(arch)
+    if domain.canonical(canonical) != canonical:
+        return f"{drew}, whose canonical form changes when it is taken again. Expected one form."
+    return ""

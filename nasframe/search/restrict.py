@@ -49,8 +49,8 @@ def restrict(domain: Domain, only: Mapping[str, Any] | None = None, keep: Predic
         return domain.restrict(only, keep=keep)
     if only:
         raise UsageError(
-            f"{type(domain).__name__} cannot be restricted to values of knobs, but got {dict(only)}. Expected bounds of "
-            "costs (constraints, budgets), which hold for every domain, or a domain with 'restrict'."
+            f"{type(domain).__name__} cannot be restricted to values of knobs, but got {dict(only)}. Expected bounds "
+            "of costs (constraints, budgets), which hold for every domain, or a domain with 'restrict'."
         )
     if keep is None:
         return domain

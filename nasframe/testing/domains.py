@@ -87,9 +87,7 @@ class DomainChecks(Contract):
             mutants = []
             for _ in range(2):
                 rng = np.random.default_rng(number)
-                mutant = self.require_untouched(
-                    [arch], lambda arch=arch, rng=rng: domain.mutate(arch, rng), "mutate"
-                )
+                mutant = self.require_untouched([arch], lambda arch=arch, rng=rng: domain.mutate(arch, rng), "mutate")
                 self.require_member(domain, mutant, "mutate")
                 mutants.append(mutant)
             require(mutants[0] == mutants[1], f"domain.mutate differs for equal generators; draw only from {GENERATOR}")

@@ -56,7 +56,7 @@ class SpaceContract(DomainChecks):
         space = self.make(getattr(net, "config", None))
         if not traits_of(SpaceTraits, space).needs_net:
             raise DoesNotApply
-        with torch.random.fork_rng(devices=[]):  # as the framework calls it: new weights may be drawn
+        with torch.random.fork_rng(devices=[]):  # as the framework calls it: new weights are the same each time
             torch.manual_seed(0)
             supernet = space.supernet(net)
         if traits_of(SpaceTraits, space).keeps_net:

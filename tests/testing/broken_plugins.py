@@ -35,14 +35,6 @@ def changed(cls: type, **methods: Any) -> Callable[..., Any]:
 # --- spaces ---------------------------------------------------------------------------------------------------------
 
 
-class Domain(Choices):
-    """A domain whose mutation changes its argument."""
-
-    def mutate(self, arch, rng):
-        arch["ffn.0"] = 16
-        return super().mutate(arch, rng)
-
-
 def space_with(domain):
     space = ToySpace()
     space.domain = domain(space.domain)
@@ -96,9 +88,6 @@ def spoiling_extract(self, net, arch):
 
 
 SPACES = {
-    "the_domain_draws_what_it_contains": (
-        lambda: space_with(lambda domain: Domain(domain.knobs)), "domain.mutate changed its argument",
-    ),
     "the_domain_has_something_to_choose": (
         lambda: space_with(lambda domain: Choices({k: v[-1:] for k, v in domain.knobs.items()})), "several choices",
     ),

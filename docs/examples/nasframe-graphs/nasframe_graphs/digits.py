@@ -1,5 +1,7 @@
 """Real data for a few seconds of training: the 1,797 handwritten digits of 8x8 pixels that scikit-learn brings."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from nasframe.types import Batch, Evaluation, MetricFormat
@@ -16,8 +18,8 @@ class Digits:
     """
 
     primary = "accuracy"
-    labels = [str(digit) for digit in range(CLASSES)]
-    metrics = {
+    labels = tuple(str(digit) for digit in range(CLASSES))
+    metrics: ClassVar = {
         "accuracy": MetricFormat(percent=True),
         "loss": MetricFormat(higher_is_better=False),
     }
@@ -75,6 +77,11 @@ class DigitModel:
     def tokenizer(self):
         """Pictures have no tokenizer."""
         return None
+
+    def skeleton(self):
+        """Return the network without values, so that `nasframe check` knows the space."""
+        with torch.device("meta"):
+            return Stem(self.channels)
 
     def load(self, labels, seed, random=False):
         """Draw the weights."""

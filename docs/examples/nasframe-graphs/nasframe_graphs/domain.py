@@ -13,8 +13,8 @@ STEM = "x"
 class Graphs:
     """All graphs of one to ``most`` operations.
 
-    A node is its operation and what it reads: two nodes that agree in both are one. So a graph is a set of formulas, such
-    as ``conv3(x)`` and ``max3(conv3(x) x)``, and its canonical form lists them from the shallow to the deep.
+    A node is its operation and what it reads: two nodes that agree in both are one. So a graph is a set of formulas,
+    such as ``conv3(x)`` and ``max3(conv3(x) x)``, and its canonical form lists them from the shallow to the deep.
 
     Args:
         most: operations of the largest graph.
@@ -150,9 +150,9 @@ class Formula:
 
     def __init__(self, op, sources):
         self.op = op
-        self.sources = sources
+        self.sources = set(sources)  # a node that reads two equal nodes reads one
         self.depth = 1 + max((source.depth for source in sources), default=-1)
-        inside = " ".join(sorted(source.text for source in sources))
+        inside = " ".join(sorted(source.text for source in self.sources))
         self.text = f"{op}({inside})" if sources else STEM
 
     def __eq__(self, other):

@@ -26,7 +26,7 @@ class Stem(Described):
         super().__init__()
         self.channels = channels
         self.stem = nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU())
-        self.head = nn.Linear(channels, CLASSES)
+        self.head = nn.Linear(4 * channels, CLASSES)  # of the four quarters of a picture
 
     def describe(self):
         return {"channels": self.channels}
@@ -46,7 +46,7 @@ class Stem(Described):
             inputs = torch.stack([states[source] for source in node["inputs"]])
             states.append(module(inputs.mean(0)))
         ends = [state for number, state in enumerate(states) if number not in read]
-        pooled = torch.stack(ends).mean(0).mean((2, 3))
+        pooled = nn.functional.adaptive_avg_pool2d(torch.stack(ends).mean(0), 2).flatten(1)
         return SimpleNamespace(logits=self.head(pooled))
 
     def forward(self, pixels):

@@ -14,7 +14,7 @@ class Foresight:
         mutants: candidates of each proposal.
     """
 
-    needs = ("features",)
+    needs = ("features",)  # domains without them are refused before any work
 
     def __init__(self, domain, seed: int = 0, start: int = 10, parents: int = 5, mutants: int = 16):
         self.domain = domain

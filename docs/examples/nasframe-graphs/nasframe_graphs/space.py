@@ -2,6 +2,7 @@
 
 import copy
 
+import torch
 from nasframe_graphs.domain import OPS, Graphs
 from nasframe_graphs.network import AllGraphs, OneGraph
 
@@ -36,7 +37,8 @@ class GraphSpace:
     def extract(self, net, arch):
         """Return the graph as a network of its own, with copies of the modules that it uses."""
         nodes = copy.deepcopy(arch["nodes"])
-        model = OneGraph(net.channels, [])
+        with torch.random.fork_rng(devices=[]):  # the weights that it is made with are replaced at once
+            model = OneGraph(net.channels, [])
         model.load_state_dict({name: tensor for name, tensor in net.state_dict().items() if "places" not in name})
         model.nodes = nodes
         model.operations.extend(copy.deepcopy(net.modules_of(nodes)))
