@@ -233,16 +233,6 @@ class ExpressionGraphs:
 
     # ---- what the sampler op_priority works with
 
-    def operations(self, arch: Arch) -> dict[str, str]:
-        """Return the operation at each place: ``2.0`` is node 0 of layer 2. Convolutions have no places."""
-        found = {}
-        for number, layer in enumerate(arch["layers"]):
-            if layer is None or self.is_kernel(layer["mix"]):
-                continue
-            for position, node in enumerate(graph_of(parse(layer["mix"]))):
-                found[f"{number}.{position}"] = node[0]
-        return found
-
     def mutate_formula(self, arch: Arch, rng: np.random.Generator, choose: Choose) -> Arch:
         """Change one node of one formula: add it, remove it, change its operation or what it reads.
 
@@ -448,6 +438,37 @@ def _productions() -> dict[str, list[tuple[str, tuple[str, ...]]]]:
 
 
 PRODUCTIONS = _productions()
+
+
+# ---- operations
+
+
+def operations_of(arch: Arch) -> dict[str, str]:
+    """Return the operation at each place of an architecture, of this domain or of another one.
+
+    In this domain ``2.0`` is node 0 of layer 2, and convolutions have no places. In others a place is a knob, and its
+    operation the value as text.
+
+    >>> operations_of({"layers": [{"mix": "conv3", "ffn": 8}, {"mix": "add(q, neg(k))", "ffn": 8}]})
+    {'1.0': 'neg', '1.1': 'add'}
+    >>> operations_of({"heads": 4, "layers": [0, 1]})
+    {'heads': '4', 'layers': '[0, 1]'}
+    """
+    layers = arch.get("layers")
+    has_mixes = isinstance(layers, list) and all(layer is None or _is_layer(layer) for layer in layers)
+    if not has_mixes:
+        return {name: str(value) for name, value in arch.items()}
+    found = {}
+    for number, layer in enumerate(arch["layers"]):
+        if layer is None or layer["mix"].startswith("conv"):
+            continue
+        for position, node in enumerate(graph_of(parse(layer["mix"]))):
+            found[f"{number}.{position}"] = node[0]
+    return found
+
+
+def _is_layer(layer: Any) -> bool:
+    return isinstance(layer, Mapping) and isinstance(layer.get("mix"), str)
 
 
 # ---- helpers

@@ -26,8 +26,9 @@ class Priorities(SamplerContract):
     trials = 300
 
     def domains(self) -> list[Any]:
-        """Return a domain of all that can vary, and one of the published kind."""
+        """Return a domain of all that can vary, one of the published kind, and those of all samplers."""
         return [
+            *super().domains(),
             ExpressionGraphs(3, kernels=[3, 7], ffn=[16, 64], skip=True, most=8),
             ExpressionGraphs(2, kernels=[3, 5], ffn=[64], most=7),
         ]

@@ -8,12 +8,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from nasframe import registry
 from nasframe.errors import UnsatisfiableError
 from nasframe.records import Arch, Count, NonNegative, Share, Trial, arch_id
+from nasframe_autobert_zero.domain import operations_of
 
 TRIES = 50
 """Children that are made to find one that was not proposed before and lies in the region."""
+MUTANTS = 6
+"""Mutants of a parent to draw from, in a domain without ``mutate_formula``."""
 
 
 class Member(NamedTuple):
@@ -49,8 +51,11 @@ class OpPriority:
     ``layers``, one layer: attention or convolution, kernel, size. An operation that was not tried at a place counts as
     tried once there, with the mean score of all architectures.
 
+    In a domain that has no ``mutate_formula``, such as a table, some mutants of the parent are made, and one of them is
+    drawn by the mean priority of what it changed. Places are then the nodes of formulas, or knobs with their values.
+
     Args:
-        domain: the domain to propose from; it has formulas.
+        domain: the domain to propose from.
         seed: draws everything.
         initial: M, the number of random architectures at the start.
         parents: K, the number of best architectures that children come from.
@@ -62,8 +67,6 @@ class OpPriority:
             their standard deviation, so that differences of a percent weigh as much as α.
         priority: ``false`` chooses all operations with equal chances, for comparison.
     """
-
-    needs = ("operations", "mutate_formula", "mutate_layers")
 
     def __init__(
         self,
@@ -77,7 +80,6 @@ class OpPriority:
         scores: Literal["raw", "standard"] = "raw",
         priority: bool = True,
     ) -> None:
-        registry.refuse_domain("sampler 'op_priority'", domain, self.needs)
         self.domain = domain
         self.initial = initial
         self.parents = parents
@@ -123,7 +125,7 @@ class OpPriority:
                 continue
             known.add(name)
             self.members.append(Member(name, arch, trial.score))
-            for place, operation in self.domain.operations(arch).items():
+            for place, operation in operations_of(arch).items():
                 records = self.records.setdefault(place, {})
                 record = records.get(operation, Record(0.0, 0))
                 records[operation] = Record(record.total + trial.score, record.number + 1)
@@ -148,7 +150,7 @@ class OpPriority:
         if is_evolving:
             parents = self.best()
             for _ in range(TRIES):
-                child = self._child(parents)
+                child = self._child(parents, domain)
                 if arch_id(child) not in self.proposed and domain.contains(child):
                     return child
         for _ in range(TRIES):
@@ -162,22 +164,40 @@ class OpPriority:
         latest = self.members if self.population is None else self.members[-self.population :]
         return sorted(latest, key=lambda member: -member.score)[: self.parents]
 
-    def _child(self, parents: Sequence[Member]) -> Arch:
+    def _child(self, parents: Sequence[Member], domain: Any) -> Arch:
         """Change a parent on both levels: a node of a formula, and perhaps a layer."""
-        parent = parents[int(self.rng.integers(len(parents)))]
-        child = self.domain.mutate_formula(parent.arch, self.rng, self.choose)
+        parent = parents[int(self.rng.integers(len(parents)))].arch
+        if not hasattr(self.domain, "mutate_formula"):
+            return self._mutant(parent, domain)
+        child: Arch = self.domain.mutate_formula(parent, self.rng, self.choose)
         if self.rng.random() < self.layers:
             child = self.domain.mutate_layers(child, self.rng)
-        return child  # type: ignore[no-any-return]
+        return child
+
+    def _mutant(self, parent: Arch, domain: Any) -> Arch:
+        """Make some mutants, and draw one by the mean priority of what it changed."""
+        mutants: list[Arch] = [domain.mutate(parent, self.rng) for _ in range(MUTANTS)]
+        if not self.priority:
+            return mutants[0]
+        before = operations_of(parent)
+        u = []
+        for mutant in mutants:
+            operations = operations_of(mutant)
+            changed = {place: name for place, name in operations.items() if before.get(place) != name}
+            values = [self.priorities(place, [name])[0] for place, name in (changed or operations).items()]
+            u.append(float(np.mean(values)) if values else 0.0)
+        return mutants[self._drawn(np.array(u))]
 
     def choose(self, place: str, candidates: Sequence[str]) -> str:
         """Draw an operation for a node by its priority there."""
         if not self.priority:
             return candidates[int(self.rng.integers(len(candidates)))]
-        u = self.priorities(place, candidates)
+        return candidates[self._drawn(self.priorities(place, candidates))]
+
+    def _drawn(self, u: np.ndarray) -> int:
+        """Draw a position by its priority."""
         weights = np.exp(u - u.max())
-        j = self.rng.choice(len(candidates), p=weights / weights.sum())  # (Z8)
-        return candidates[int(j)]
+        return int(self.rng.choice(len(u), p=weights / weights.sum()))  # (Z8)
 
     def priorities(self, place: str, candidates: Sequence[str]) -> np.ndarray:
         """Return u_ij of some operations j at a place i, ``(candidates,)``."""

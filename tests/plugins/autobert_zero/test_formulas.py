@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from nasframe_autobert_zero.domain import PRIMITIVES, ExpressionGraphs
+from nasframe_autobert_zero.domain import PRIMITIVES, ExpressionGraphs, operations_of
 from nasframe_autobert_zero.expression import ARITY, parse, shape_of, text_of
 from nasframe_autobert_zero.formulas import FormulaError, canonical, checked, nodes_of
 from nasframe_autobert_zero.guard import numerical_fault
@@ -211,7 +211,7 @@ def test_places_and_operations():
     arch = domain.canonical(
         {"layers": [{"mix": "conv3", "ffn": 8}, {"mix": "matmul(softmax(matmul(q, transpose(k))), q)", "ffn": 8}]}
     )
-    assert domain.operations(arch) == {"1.0": "transpose", "1.1": "matmul", "1.2": "softmax", "1.3": "matmul"}
+    assert operations_of(arch) == {"1.0": "transpose", "1.1": "matmul", "1.2": "softmax", "1.3": "matmul"}
     drawing = domain.drawing(arch)
     assert drawing.nodes["0.conv"] == "convolution 3"
     assert ("1.2", "1.3") in drawing.edges

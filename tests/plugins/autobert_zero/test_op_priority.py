@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from nasframe.errors import UsageError
 from nasframe.records import Trial
 from nasframe.search.domain import Choices
-from nasframe_autobert_zero.domain import ExpressionGraphs
+from nasframe_autobert_zero.domain import ExpressionGraphs, operations_of
 from nasframe_autobert_zero.op_priority import OpPriority
+from nasframe_bench.listed import Listed
 
 FIRST = "matmul(softmax(matmul(q, transpose(k))), v)"  # transpose, matmul, softmax, matmul
 SECOND = "matmul(softmax(cosine(k, q)), v)"  # cosine, softmax, matmul
@@ -92,7 +92,7 @@ def test_a_search_by_priority_finds_what_scores():
     graphs = domain(layers=2)
 
     def score(one):
-        return sum(operation == "cosine" for operation in graphs.operations(one).values())
+        return sum(operation == "cosine" for operation in operations_of(one).values())
 
     def best(priority):
         found = []
@@ -115,6 +115,30 @@ def test_repeats_and_failures_change_no_record():
     assert len(one.members) == 3
 
 
-def test_a_domain_without_formulas_is_refused():
-    with pytest.raises(UsageError, match="op_priority"):
-        OpPriority(Choices({"k": [1, 2]}))
+def test_knobs_are_places_too():
+    """In a domain without formulas, mutants with values that did well are preferred."""
+    choices = Choices({f"k{i}": list(range(8)) for i in range(4)})
+    one = OpPriority(choices, seed=0, initial=30, parents=1, population=None, alpha=0.0, scores="standard")
+    for _ in range(30):
+        (proposal,) = one.ask(1)
+        one.tell([Trial(proposal, float(proposal["k0"] == 7))])
+    assert one.priorities("k0", ["7"]) > one.priorities("k0", ["3"])
+
+
+def test_a_table_of_graphs_is_searched():
+    graphs = domain(layers=2)
+    rng = np.random.default_rng(0)
+    archs = []
+    while len(archs) < 40:
+        drawn = graphs.sample(rng)
+        if drawn not in archs:
+            archs.append(drawn)
+    table = Listed(archs, [graphs.features(one) for one in archs], crosses=True)
+    one = OpPriority(table, seed=0, initial=5, parents=2)
+    found = []
+    for _ in range(25):
+        (proposal,) = one.ask(1)
+        assert proposal in archs
+        found.append(proposal)
+        one.tell([Trial(proposal, len(operations_of(proposal)) / 10)])
+    assert len({str(proposal) for proposal in found}) == 25
