@@ -25,8 +25,8 @@ from nasframe.training.selection import last_weights
 class BIWS(Modifier):
     """Train children from shared weights, and write the best of each round back.
 
-    The stage's sampler is ``children``, whose ``steps`` say how long a child is trained, and which passes the children's
-    scores on ``select`` to the sampler inside it. After the last step the network has the shared weights. A child whose
+    The stage's sampler is ``children``: its ``steps`` say how long a child is trained, and it passes the scores of
+    children on ``select`` to the sampler inside it. After the last step the network has the shared weights. A child whose
     steps were cut short by the end of the stage is measured as it is.
 
     Args:

@@ -1,7 +1,7 @@
 """The domain of AutoBERT-Zero: for each layer a formula or a convolution, and how many neurons follow.
 
-An architecture is ``{"layers": [{"mix": "conv7", "ffn": 1536}, {"mix": "matmul(…)", "ffn": 1536}, …]}``. A layer that is
-left out is ``null``.
+An architecture is ``{"layers": [{"mix": "conv7", "ffn": 1536}, {"mix": "matmul(…)", "ffn": 1536}, …]}``. A layer that
+is left out is ``null``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import numpy as np
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.records import Arch, Drawing
-from nasframe_autobert_zero.expression import ARITY, BINARY, INPUTS, STANDARD, UNARY, Expression
+from nasframe_autobert_zero.expression import ARITY, BINARY, INPUTS, STANDARD, UNARY, Expression, parse, text_of
 from nasframe_autobert_zero.expression import nodes_of as graph_of
-from nasframe_autobert_zero.expression import parse, text_of
 from nasframe_autobert_zero.formulas import KEEPS_ZEROS, FormulaError, checked
 from nasframe_autobert_zero.guard import numerical_fault
 
@@ -26,7 +25,7 @@ Layer: TypeAlias = Mapping[str, Any] | None
 
 KERNELS = (3, 5, 7, 9, 15, 31, 65)
 PRIMITIVES = ("neg", "transpose", "scale", "softmax", "logsigmoid", "softsign", "add", "matmul")
-"""The operations that the paper's figure shows, apart from its ambiguous ``sqrt``, see :mod:`nasframe_autobert_zero.published`."""
+"""What the paper's figure shows, but for its ambiguous ``sqrt``, see :mod:`nasframe_autobert_zero.published`."""
 NEEDED = ("transpose", "softmax", "matmul")
 """Operations without which no formula could mix words."""
 MOST = 12

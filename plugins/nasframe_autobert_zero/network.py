@@ -249,7 +249,8 @@ class AutoBertZero(Described):
         model: the class of transformers.
         config: its configuration.
         paths: where its parts are, from the network; ``attention``, ``merge``, ``widen`` and ``shrink`` from a layer.
-        sizes: ``width``, ``heads`` and ``head_size`` of its layers, ``depth``: the configuration's field of their number.
+        sizes: ``width``, ``heads`` and ``head_size`` of its layers; ``depth`` names the configuration's field of their
+            number.
         layers: for each layer ``mix``, a formula or ``conv7``, and ``ffn``, its number of neurons.
         dropout: rate of dropout behind normalised scores.
     """

@@ -213,4 +213,3 @@ class OpPriority:
                 mu = (mu - mean) / deviation if deviation > 0 else 0.0
             u.append(mu + self.alpha * math.sqrt(2 * math.log(total) / record.number))  # (Z7)
         return np.array(u)
-

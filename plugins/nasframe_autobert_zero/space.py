@@ -95,8 +95,12 @@ class ExpressionGraphSpace:
 
     def report(self, rejected: Mapping[str, int]) -> None:
         """Say how many formulas were drawn and rejected, before anything was computed with them."""
-        parts = [f"{count:,} {REASONS[reason]}" for reason, count in sorted(rejected.items(), key=lambda pair: -pair[1])]
-        self.notify("space", f"Of the formulas that were tried, {sum(rejected.values()):,} were no use: {', '.join(parts)}.")
+        parts = [
+            f"{count:,} {REASONS[reason]}" for reason, count in sorted(rejected.items(), key=lambda pair: -pair[1])
+        ]
+        self.notify(
+            "space", f"Of the formulas that were tried, {sum(rejected.values()):,} were no use: {', '.join(parts)}."
+        )
 
     def arch(self, sizes: Arch) -> Arch:
         """Turn what a recipe writes into an architecture.
@@ -252,7 +256,9 @@ def _check_kernels(kernels: Sequence[int]) -> None:
         raise UsageError("expression_graphs.kernels: none. Expected one at least.")
     even = [kernel for kernel in kernels if kernel % 2 == 0]
     if even:
-        raise UsageError(f"expression_graphs.kernels: {even[0]} is even, so that it has no middle. Expected odd numbers.")
+        raise UsageError(
+            f"expression_graphs.kernels: {even[0]} is even, so that it has no middle. Expected odd numbers."
+        )
 
 
 def _check_primitives(primitives: Sequence[str]) -> None:
@@ -387,9 +393,7 @@ class Named(NamedTuple):
     tensor: torch.Tensor
 
 
-def _of_layer(
-    name: str, tensor: torch.Tensor, choice: Mapping[str, Any], paths: Mapping[str, str]
-) -> Named | None:
+def _of_layer(name: str, tensor: torch.Tensor, choice: Mapping[str, Any], paths: Mapping[str, str]) -> Named | None:
     """Return what becomes of a tensor in a chosen layer; ``None`` if it is the other branch's."""
     kernel = kernel_of(choice["mix"])
     taken, other = ("attention", "convolution") if kernel is None else ("convolution", "attention")

@@ -91,7 +91,7 @@ def test_the_best_child_of_a_round_writes_its_branch_back(monkeypatch):
 
 
 def test_where_two_write_back_the_better_one_wins(monkeypatch):
-    job, archs = made(["conv7", "conv3"], keep=2)
+    job, _ = made(["conv7", "conv3"], keep=2)
     scores = iter([0.1, 0.9])
     task = ToyTask()
     monkeypatch.setattr(
@@ -132,9 +132,9 @@ def test_stages_without_children_are_refused():
         trained(job)
     job, _ = made(["conv3"])
     job.options = toy_job(archs_per_step=2).options
-    with pytest.raises(UsageError, match="archs_per_step: 2. Expected 1"):
+    with pytest.raises(UsageError, match=r"archs_per_step: 2. Expected 1"):
         trained(job)
-    with pytest.raises(UsageError, match="2 of 1 children"):
+    with pytest.raises(UsageError, match=r"2 of 1 children"):
         BIWS(children=1, keep=2)
 
 

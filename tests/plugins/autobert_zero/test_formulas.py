@@ -1,4 +1,4 @@
-"""Formulas: which are valid, and that equal ones share a form. Values are compared with formulas computed as written."""
+"""Which formulas are valid, and that equal ones share a form. Values are compared with formulas computed as written."""
 
 import math
 
@@ -159,7 +159,7 @@ def test_a_formula_that_doubles_at_each_step_is_refused():
     text = "add(q, k)"
     for _ in range(12):
         text = f"softsign(add({text}, softmax({text})))" if len(text) < 3000 else text
-    with pytest.raises(FormulaError, match="more than 64 operations"):
+    with pytest.raises(FormulaError, match=r"more than 64 operations"):
         checked(text, 100)
 
 

@@ -1,11 +1,6 @@
 """The published network computes what an independent implementation of the figure's formulas computes."""
 
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -57,7 +52,9 @@ def supernet_of(space, net):
 def attention_by_hand(layer_number, layer, x, mask, reading):
     """Z = softmax(A / √d) B, with A and B as the figure draws them for each even layer."""
     branch = layer.attention.self.attention
-    q, k, v = (linear(x).view(*x.shape[:2], 4, D).permute(0, 2, 1, 3) for linear in (branch.query, branch.key, branch.value))
+    q, k, v = (
+        linear(x).view(*x.shape[:2], 4, D).permute(0, 2, 1, 3) for linear in (branch.query, branch.key, branch.value)
+    )
 
     def log_sigmoid(t):
         return torch.log(1 / (1 + torch.exp(-t)))
@@ -127,7 +124,8 @@ def test_the_published_network_is_the_figures(reading):
     assert (model(**inputs).logits - expected).abs().max() < 3e-4 * expected.abs().max()
     assert (space.view(supernet, arch)(**inputs).logits - model(**inputs).logits).abs().max() < 1e-6
     reads_values = [
-        layer.attention.self.value is not None for layer in model.net.bert.encoder.layer[1::2]  # type: ignore[index]
+        layer.attention.self.value is not None
+        for layer in model.net.bert.encoder.layer[1::2]  # type: ignore[index]
     ]
     assert reads_values == [False, False, False, False, True, True]
 
@@ -159,13 +157,15 @@ def test_with_the_standard_attention_it_is_the_network(family):
     assert (model(**inputs).logits - expected).abs().max() < 1e-5
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in net.parameters())
     mixed = space.arch({"layers": [{"mix": "conv3", "ffn": 32}, None, STANDARD.replace("q,", "softsign(q),")]})
-    assert (space.view(supernet, mixed)(**inputs).logits - space.extract(supernet, mixed)(**inputs).logits).abs().max() < 1e-6
+    assert (
+        space.view(supernet, mixed)(**inputs).logits - space.extract(supernet, mixed)(**inputs).logits
+    ).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("family", ["deberta-v2", "mpnet", "modernbert", "llama", "gpt2"])
 def test_networks_of_another_kind_are_refused_before_work(family):
     net = tiny_net(family, num_labels=2)
-    with pytest.raises(UsageError, match="Expected an encoder with separate maps of queries"):
+    with pytest.raises(UsageError, match=r"Expected an encoder with separate maps of queries"):
         ExpressionGraphSpace(config=net.config)
 
 
@@ -202,19 +202,19 @@ def test_padding_changes_nothing():
 def test_what_a_recipe_writes_wrongly_is_refused():
     net = bert(layers=2)
     space = space_of(net)
-    with pytest.raises(UsageError, match="layers: 1 of them. Expected 2"):
+    with pytest.raises(UsageError, match=r"layers: 1 of them. Expected 2"):
         space.arch({"layers": ["conv3"]})
     with pytest.raises(UsageError, match=r"layers.1: 'conv4': no such convolution.*Did you mean"):
         space.arch({"layers": ["conv3", "conv4"]})
-    with pytest.raises(UsageError, match="layers.0: left out, but the space keeps all layers"):
+    with pytest.raises(UsageError, match=r"layers.0: left out, but the space keeps all layers"):
         space.arch({"layers": [None, "conv3"]})
-    with pytest.raises(UsageError, match="ffn: 65. Expected one of 64"):
+    with pytest.raises(UsageError, match=r"ffn: 65. Expected one of 64"):
         space.arch({"layers": [{"mix": "conv3", "ffn": 65}, "conv3"]})
-    with pytest.raises(UsageError, match="layer: not known.*Did you mean 'layers'"):
+    with pytest.raises(UsageError, match=r"layer: not known.*Did you mean 'layers'"):
         space.arch({"layer": []})
-    with pytest.raises(UsageError, match="published: 'root'. Expected one of"):
+    with pytest.raises(UsageError, match=r"published: 'root'. Expected one of"):
         space.arch({"published": "root"})
-    with pytest.raises(UsageError, match="cosine is not among the space's primitives"):
+    with pytest.raises(UsageError, match=r"cosine is not among the space's primitives"):
         ExpressionGraphSpace(config=net.config).arch({"mix": "matmul(softmax(cosine(q, k)), v)"})
     for options, fault in (
         ({"kernels": [3, 4]}, "4 is even"),
@@ -225,3 +225,32 @@ def test_what_a_recipe_writes_wrongly_is_refused():
     ):
         with pytest.raises(UsageError, match=fault):
             ExpressionGraphSpace(config=net.config, **options)
+
+
+@torch.no_grad()
+def test_products_of_scores_are_counted_at_every_length():
+    """They cost the cube of the length, which a polynomial of degree 2 would miss."""
+    from nasframe.nn.traced import forward_macs, weightless
+    from nasframe.training.macs import MacCounter
+
+    net = bert(layers=1)
+    space = space_of(net)
+    twice = "matmul(matmul(softmax(matmul(q, transpose(k))), softmax(matmul(k, transpose(q)))), v)"
+    model = space.extract(supernet_of(space, net), space.arch({"mix": twice}))
+
+    def batch(length):
+        ids = torch.ones(2, length, dtype=torch.long)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    class Texts:
+        def train_batches(self, seed, epoch, batch_size):
+            from nasframe.records import Batch
+
+            return [Batch(batch(8), torch.zeros(2), torch.arange(2))]
+
+    told = []
+    counter = MacCounter(Texts(), None, lambda place, text: told.append(text), "stages.tune")
+    for length in (5, 13, 30):
+        expected = forward_macs(weightless(model), batch(length)) / 2
+        assert counter.macs(model, None, 3, length) == pytest.approx(3 * expected, rel=1e-6)
+    assert told == []
