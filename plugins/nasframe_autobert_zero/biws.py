@@ -26,8 +26,8 @@ class BIWS(Modifier):
     """Train children from shared weights, and write the best of each round back.
 
     The stage's sampler is ``children``: its ``steps`` say how long a child is trained, and it passes the scores of
-    children on ``select`` to the sampler inside it. After the last step the network has the shared weights. A child whose
-    steps were cut short by the end of the stage is measured as it is.
+    children on ``select`` to the sampler inside it. After the last step the network has the shared weights. A child
+    whose steps were cut short by the end of the stage is measured as it is.
 
     Args:
         children: children of a round.

@@ -310,7 +310,7 @@ def stock_network(model: str, config: Mapping[str, Any]) -> Any:
     settings._attn_implementation = "eager"
     net = network_class(settings)
     for module in net.modules():
-        # Transformers, when it loads a model of another class around this one, leaves buffers empty that are not stored.
+        # When transformers loads a model of another class around this one, it leaves buffers empty that are not stored.
         module._non_persistent_buffers_set.clear()
     return net
 
