@@ -14,7 +14,17 @@ import numpy as np
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.records import Arch, Drawing
-from nasframe_autobert_zero.expression import ARITY, BINARY, INPUTS, STANDARD, UNARY, Expression, parse, text_of
+from nasframe_autobert_zero.expression import (
+    ARITY,
+    BINARY,
+    INPUTS,
+    STANDARD,
+    UNARY,
+    Expression,
+    leaves_of,
+    parse,
+    text_of,
+)
 from nasframe_autobert_zero.expression import nodes_of as graph_of
 from nasframe_autobert_zero.formulas import KEEPS_ZEROS, FormulaError, checked
 from nasframe_autobert_zero.guard import numerical_fault
@@ -33,6 +43,8 @@ TRIES = 200
 """Changes that are tried until one is valid."""
 DRAFTS = 5000
 """Formulas that are drawn until one is valid."""
+ANY = "any"
+"""Stands for an input that is still to be drawn."""
 NUMBERS = {"not finite": "values that are not finite", "vanishing": "gradients that vanish"}
 
 
@@ -72,8 +84,12 @@ class ExpressionGraphs:
     # ---- the whole of a domain
 
     def sample(self, rng: np.random.Generator) -> Arch:
-        """Draw each layer: whether it is there, attention or convolution, and its size."""
-        layers: list[Layer] = [self._layer(rng) for _ in range(self.layers)]
+        """Draw each layer: whether it is there, attention or convolution, and its size.
+
+        How likely layers are kept is drawn first, so that small networks are drawn as often as large ones.
+        """
+        kept = rng.random() if self.skip else 1.0
+        layers: list[Layer] = [self._there(rng) if rng.random() < kept else None for _ in range(self.layers)]
         if not any(layers):
             layers[int(rng.integers(self.layers))] = self._there(rng)
         return {"layers": layers}
@@ -367,12 +383,6 @@ class ExpressionGraphs:
 
     # ---- drawing layers and formulas
 
-    def _layer(self, rng: np.random.Generator) -> Layer:
-        """Draw a layer; with ``skip`` one in four is left out."""
-        if self.skip and rng.random() < 0.25:
-            return None
-        return self._there(rng)
-
     def _there(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draw a layer that is there: attention or convolution, with equal chances."""
         mix = self.formula(rng) if rng.random() < 0.5 else _drawn(self.convolutions, rng)
@@ -382,8 +392,8 @@ class ExpressionGraphs:
         """Draw a valid formula; invalid ones are counted in :attr:`rejected`."""
         for _ in range(DRAFTS):
             depth = int(rng.integers(2, 6))
-            draft = self._grown("[S,d]", depth, rng)
-            text = self.accepted(text_of(draft))
+            draft = _with_inputs(self._grown("[S,d]", depth, rng), rng)
+            text = None if draft is None else self.accepted(text_of(draft))
             if text is not None:
                 return text
         raise UsageError(
@@ -392,7 +402,7 @@ class ExpressionGraphs:
         )
 
     def _grown(self, kind: str, depth: int, rng: np.random.Generator) -> Expression:
-        """Draw an expression of a shape, from the outside to the inputs.
+        """Draw an expression of a shape, from the outside to the inputs, which are all :data:`ANY` as yet.
 
         Args:
             kind: ``[S,d]``, ``[d,S]`` or ``[S,S]``, with ``*`` for matrices with normalised columns.
@@ -400,7 +410,7 @@ class ExpressionGraphs:
             rng: draws.
         """
         if kind == "[S,d]" and (depth <= 0 or rng.random() < 0.25):
-            return _drawn(INPUTS, rng)
+            return ANY
         productions = list(self._productions(kind))
         operation, kinds = productions[0] if depth <= 0 else _drawn(productions, rng)
         return (operation, *[self._grown(inner, depth - 1, rng) for inner in kinds])
@@ -491,6 +501,24 @@ def _with_layer(arch: Arch, number: int, layer: Layer) -> Arch:
     layers = [None if other is None else dict(other) for other in arch["layers"]]
     layers[number] = None if layer is None else dict(layer)
     return {"layers": layers}
+
+
+def _with_inputs(expression: Expression, rng: np.random.Generator) -> Expression | None:
+    """Draw the inputs of an expression, q and k among them; ``None`` if it has only one."""
+    count = len(list(leaves_of(expression)))
+    if count < 2:
+        return None
+    names: list[str] = []
+    while not {"q", "k"} <= set(names):
+        names = [_drawn(INPUTS, rng) for _ in range(count)]
+    return _filled(expression, iter(names))
+
+
+def _filled(expression: Expression, names: Iterator[str]) -> Expression:
+    """Return an expression with inputs in the places of :data:`ANY`, from left to right."""
+    if isinstance(expression, str):
+        return next(names)
+    return (expression[0], *[_filled(argument, names) for argument in expression[1:]])
 
 
 def _arguments(expression: Expression) -> set[Expression]:

@@ -139,16 +139,16 @@ def nodes_of(expression: Expression) -> list[Expression]:
 
 def inputs_of(expression: Expression) -> set[str]:
     """Return the inputs that a formula reads."""
-    return set(_leaves(expression))
+    return set(leaves_of(expression))
 
 
-def _leaves(expression: Expression) -> Iterator[str]:
+def leaves_of(expression: Expression) -> Iterator[str]:
     """Yield the inputs of a formula, as often as they are written."""
     if isinstance(expression, str):
         yield expression
         return
     for argument in expression[1:]:
-        yield from _leaves(argument)
+        yield from leaves_of(argument)
 
 
 def shape_of(expression: Expression) -> Shape:

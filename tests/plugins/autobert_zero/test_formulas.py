@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from nasframe_autobert_zero.domain import PRIMITIVES, ExpressionGraphs, operations_of
+from nasframe_autobert_zero.domain import PRIMITIVES, ExpressionGraphs, _with_inputs, operations_of
 from nasframe_autobert_zero.expression import ARITY, parse, shape_of, text_of
 from nasframe_autobert_zero.formulas import FormulaError, canonical, checked, nodes_of
 from nasframe_autobert_zero.guard import numerical_fault
@@ -53,7 +53,10 @@ def expressions(draw, kind=None):
     domain = ExpressionGraphs(1, primitives=ALL)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     kind = kind or draw(st.sampled_from(["[S,d]", "[d,S]", "[S,S]"]))
-    return domain._grown(kind, draw(st.integers(1, 4)), rng)
+    grown = domain._grown(kind, draw(st.integers(1, 4)), rng)
+    expression = _with_inputs(grown, rng)
+    assume(expression is not None)
+    return expression
 
 
 def rewritten(expression, rng):

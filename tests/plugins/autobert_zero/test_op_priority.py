@@ -87,24 +87,15 @@ def test_children_differ_from_a_parent_in_a_node_or_a_layer():
         assert child["layers"][1] == parent["layers"][1]
 
 
-def test_a_search_by_priority_finds_what_scores():
-    """Scores count one operation, so that its record soon says where it belongs."""
-    graphs = domain(layers=2)
-
-    def score(one):
-        return sum(operation == "cosine" for operation in operations_of(one).values())
-
-    def best(priority):
-        found = []
-        for seed in range(4):
-            one = OpPriority(graphs, seed, initial=10, parents=3, population=20, scores="standard", priority=priority)
-            for _ in range(60):
-                (proposal,) = one.ask(1)
-                one.tell([Trial(proposal, float(score(proposal)))])
-            found.append(max(member.score for member in one.members))
-        return np.mean(found)
-
-    assert best(priority=True) >= best(priority=False)
+def test_children_take_over_what_did_well():
+    """If every architecture with a sign at a node scored well, changes of that node are nearly always a sign."""
+    one = sampler(alpha=0.1, scores="standard")
+    for mix, score in (("add(k, neg(q))", 1.0), ("add(k, softmax(q))", 0.0), ("add(k, scale(q))", 0.0)):
+        one.tell([Trial(arch(mix), score)])
+    draws = [one.choose("0.0", ["neg", "softmax", "scale"]) for _ in range(600)]
+    expected = np.exp(one.priorities("0.0", ["neg", "softmax", "scale"]))
+    assert draws.count("neg") / 600 == pytest.approx(expected[0] / expected.sum(), abs=0.06)
+    assert draws.count("neg") > 400
 
 
 def test_repeats_and_failures_change_no_record():
