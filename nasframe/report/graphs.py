@@ -100,7 +100,7 @@ def _sort(rows: list[list[str]], links: Sequence[tuple[str, str]]) -> None:
     for number in range(ROUNDS):
         neighbours = above if number % 2 == 0 else below
         order = rows if number % 2 == 0 else rows[::-1]
-        place = {}
+        place: dict[str, float] = {}
         for row in order:
             own = {node: column - (len(row) - 1) / 2 for column, node in enumerate(row)}
             means = {}

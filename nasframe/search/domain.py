@@ -178,6 +178,19 @@ class Choices:
                 rest, plain[k] = divmod(rest, len(values))
         return self._build(plain)
 
+    def features(self, arch: Arch) -> list[float]:
+        """Return a number for each dimension: where its value lies from 0 to 1, and −1 if it has no effect.
+
+        >>> domain = Choices({"kernel": [1, 3], "op": ["skip", "conv"]}, {"kernel": ("op", ["conv"])})
+        >>> domain.features({"op": "skip"})
+        [-1.0, 0.0]
+        """
+        features = []
+        for position, size, is_active in zip(self.encode(arch), self.shape, self.active(arch), strict=True):
+            place = float(position) / max(size - 1, 1)
+            features.append(place if is_active else -1.0)
+        return features
+
     def conditions(self) -> list[tuple[int, np.ndarray] | None]:
         """Say for each dimension when it has an effect.
 

@@ -68,7 +68,7 @@ class GuardedSampler:
 
     def start(self, stage: str, total: int, origin: Literal["train", "search"] = "search") -> None:
         """Tell the sampler that a stage begins, if it wants to know."""
-        self._asked_for = []
+        self._asked_for.clear()
         self._note("start", stage, total, origin)
         start_sampler(self._sampler, stage, total, origin)
 

@@ -96,8 +96,9 @@ class Words:
     def contains(self, arch: Arch) -> bool:
         """Tell whether an architecture is a word of these letters."""
         word = arch.get("word")
-        is_word = isinstance(word, str) and len(arch) == 1
-        return is_word and 1 <= len(word) <= self.longest and set(word.lower()) <= set(self.letters)
+        if not isinstance(word, str) or len(arch) > 1:
+            return False
+        return 1 <= len(word) <= self.longest and set(word.lower()) <= set(self.letters)
 
     def canonical(self, arch: Arch) -> dict[str, Any]:
         """Write a word in small letters."""

@@ -164,8 +164,8 @@ def opponents(domain: Any) -> Opponents:
 
     samplers = registry.factories("sampler")
     has_optuna = find_spec("optuna") is not None
-    names = []
-    left_out = []
+    names: list[str] = []
+    left_out: list[str] = []
     for name in OPPONENTS:
         sampler = name.partition(",")[0]
         # The sampler 'optuna' is registered even if the library that it wraps, an extra, is not installed.

@@ -427,7 +427,7 @@ def _check_listed(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         arch = row.get(ARCH)
         if not isinstance(arch, dict) or not arch:
             raise UsageError(f"{path}: row {number}: 'arch' is {arch!r}. Expected a whole architecture, as a mapping.")
-        features = row.get(FEATURES)
+        features: Any = row.get(FEATURES)
         if features is None and first is None:
             continue
         is_alike = isinstance(features, list) and isinstance(first, list) and len(features) == len(first)

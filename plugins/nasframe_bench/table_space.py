@@ -55,7 +55,8 @@ class TableSpace:
             raise UsageError(
                 f"{path}: lists whole architectures, which leaves none to predict. Expected missing: screen."
             )
-        self.domain: Any = self.table.domain()
+        domain: Any = self.table.domain()
+        self.domain = domain
         archs = [row["arch"] for row in self.table.rows]
         # A search does little but look up rows, so the key must be cheap: repr costs much less than a digest.
         self.rows = {repr(row["arch"]): row for row in self.table.rows}

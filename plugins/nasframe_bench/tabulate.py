@@ -91,7 +91,11 @@ def tabulate(
                 metrics = source.evaluate(arch, examples).metrics
                 _name_metrics(table, metrics, source)  # only an evaluation says which metrics a task has
                 named = {name: metrics[name] for name in table.metrics}
-                row = {"arch": dict(arch), "metrics": named, "costs": _counted(costs, arch, table.costs)}
+                row: dict[str, Any] = {
+                    "arch": dict(arch),
+                    "metrics": named,
+                    "costs": _counted(costs, arch, table.costs),
+                }
                 if table.listed and isinstance(source.region, FeaturedDomain):
                     row["features"] = [float(number) for number in source.region.features(arch)]
                 table.rows.append(row)

@@ -35,7 +35,9 @@ class Coordinates:
         self.valid = np.arange(self.shape.max()) < self.shape[:, None]
         self.reference = domain.encode(domain.largest())
         self.parent, self.on = self._rules()
-        self.depth = max((len(self._chain(d)) for d in self.rows), default=0)  # conditions of the deepest dimension
+        self.depth = max(
+            (len(self._chain(d)) for d in range(len(self.rows))), default=0
+        )  # conditions of the deepest dimension
         self.priced = costs is not None
         self.base = 0.0
         self.effect = np.zeros(self.valid.shape)
@@ -150,7 +152,7 @@ class Coordinates:
         for d in self.rows:
             origin = self.reference
             if not is_live[d]:
-                for link in self._chain(d):
+                for link in self._chain(int(d)):
                     if not self.on[link, origin[self.parent[link]]]:
                         first_value = int(np.flatnonzero(self.on[link])[0])
                         origin = self._changed(origin, self.parent[link], first_value)

@@ -101,7 +101,7 @@ def test_faulty_rows_are_named(tmp_path, change, text):
 def test_nothing_is_predicted_beyond_the_rows(tmp_path):
     path = tmp_path / "chains.json"
     write_table(table(), path)
-    with pytest.raises(UsageError, match="leaves none to predict. Expected missing: screen"):
+    with pytest.raises(UsageError, match=r"leaves none to predict\. Expected missing: screen"):
         registry.make("space", "table", path=path, missing="model")
     space = registry.make("space", "table", path=path)
     assert space.view(None, CHAINS[2])() == {"accuracy": 0.2}
