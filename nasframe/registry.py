@@ -71,7 +71,10 @@ __all__ = [
     "visible_files",
 ]  # fmt: skip
 
-KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model", "exporter", "family")
+KINDS = (
+    "space", "sampler", "trainer", "estimator", "evaluator", "modifier", "transform", "task", "model", "exporter",
+    "family", "observer",
+)  # fmt: skip
 PLURALS = {"family": "families"}
 RESERVED = {"sampler": ("join",)}
 """Options that the framework itself understands on every plugin of a kind."""
@@ -402,8 +405,8 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     """Make a plugin's object from its name and options.
 
     Args:
-        kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``modifier``, ``transform``, ``task``, ``model``,
-            ``exporter`` or ``family``.
+        kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``evaluator``, ``modifier``, ``transform``, ``task``,
+            ``model``, ``exporter``, ``family`` or ``observer``.
         use: the plugin's name, or ``{"use": name, option: value}``; an object is returned as it is.
         inject: arguments from the framework, for a factory that asks for them by name (``domain``, ``seed`` …).
         options: the plugin's options; injected arguments may be given here too.
@@ -432,7 +435,8 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     plugin = _called(entry, factory, arguments)
     # Noted with the module of the factory's code: an error in a helper of that package is this plugin's, too.
     home, _, _ = str(getattr(factory, "__module__", "")).partition(".")
-    note(plugin, Note(str(entry), entry.package, home, built_in=entry.package == "nasframe"))
+    made_with = json.dumps({"use": name, **checked}, sort_keys=True, default=str)
+    note(plugin, Note(str(entry), entry.package, home, entry.package == "nasframe", made_with))
     return plugin
 
 

@@ -41,11 +41,15 @@ KINDS = {
     "sampler": Kind(("domain", "seed"), "stages:\n  - search: {{sampler: {{use: {name}, restart: 0.2}}}}"),
     "trainer": Kind((), "trainer: {{use: {name}, clip: 0.5}}"),
     "estimator": Kind((), "budgets: {{{name}: 50%}}"),
+    "evaluator": Kind(
+        ("seed",), "stages:\n  - search: {{sampler: random, evaluator: {{use: {name}, batch_size: 64}}}}"
+    ),
     "modifier": Kind((), "stages:\n  - train: {{epochs: 1, modifiers: [{{use: {name}, strength: 1e-4}}]}}"),
     "transform": Kind(("seed",), "stages:\n  - transform: {{use: {name}, digits: 10}}"),
     "task": Kind(("tokenizer", "seed"), "task: {{use: {name}, size: 512}}"),
     "model": Kind((), "model: {{use: {name}, layers: 6}}"),
     "family": Kind((), "plugins: []  # no recipe names families: installed, {name} takes care of its networks"),
+    "observer": Kind((), "observers: [{{use: {name}, file: stages.txt}}]"),
     "exporter": Kind((), "stages:\n  - export: {{mode: {{use: {name}, precision: bfloat16}}}}"),
 }
 OWN = {"transform": ()}

@@ -12,7 +12,10 @@ def new(
     kind: Annotated[
         str,
         typer.Argument(
-            help="sampler, space, domain, estimator, modifier, transform, task, trainer, model, family or exporter."
+            help=(
+                "sampler, space, domain, estimator, evaluator, modifier, transform, task, trainer, model, family, "
+                "exporter or observer."
+            )
         ),
     ],
     name: Annotated[str, typer.Argument(help="The plugin's name in recipes.")],

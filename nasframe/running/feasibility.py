@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nasframe.declarations import budgeted_costs
 from nasframe.errors import UnsatisfiableError
-from nasframe.interfaces import EstimatorTraits, MeasuredEstimator, Work, cost_table, traits_of
+from nasframe.interfaces import Work, cost_table, is_estimated
 from nasframe.outline import Outline
 from nasframe.plan import limits_of, same_shape
 from nasframe.recipe.preflight import stand_in
@@ -220,12 +220,6 @@ def net_of(inputs: RunInputs, stage: PlannedStage, space: Any) -> Any:
     if net is None or isinstance(net, Outline):  # sizes suffice for slices, whose super-network is the network
         return net
     return inputs.supernet(space, stage.options.get("space"), net)
-
-
-def is_estimated(estimator: Any) -> bool:
-    """Tell whether a cost follows from an architecture alone: it is neither measured nor read from weights."""
-    reads_weights = traits_of(EstimatorTraits, estimator).reads_weights
-    return not reads_weights and not isinstance(estimator, MeasuredEstimator)
 
 
 def region_of(space: Any, stage: PlannedStage) -> Any:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from nasframe.declarations import matching
 from nasframe.errors import RunError
 from nasframe.interfaces import CURRENT, written_arch
-from nasframe.measures import formats_of
 from nasframe.records import canonical_json
 from nasframe.search.guarded import GuardedSampler
 from nasframe.search.restrict import joined
@@ -18,8 +17,8 @@ from nasframe.stages.regions import domain_for, regions_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from nasframe.interfaces import Task, Work
-    from nasframe.records import Arch, ErrorKind
+    from nasframe.interfaces import Work
+    from nasframe.records import Arch
     from nasframe.stages.session import StageSession
 
 
@@ -74,12 +73,6 @@ def sampler(stage: StageSession, use: Any, work: Work, bounded: Iterable[str] = 
 def domain(stage: StageSession, space: Any, use: Any, within: Mapping[str, list[Any]] | None) -> Any:
     """Return a space's domain in the coordinates of a sampler, restricted to ``within`` if that is given."""
     return domain_for(stage.plan, space, use, within)
-
-
-def error_kind(task: Task, objective: str) -> ErrorKind:
-    """Return how the standard error of a search's score is computed, as its task declares it."""
-    form = formats_of(task).get(objective.removeprefix("-"))
-    return "unknown" if form is None else form.error_kind  # a cost has no format, and no sampling error
 
 
 def arch(stage: StageSession, chosen: str | Mapping[str, Any] | None, work: Work) -> Arch | None:

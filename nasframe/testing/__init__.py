@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nasframe.testing.domains import DomainContract
     from nasframe.testing.estimators import EstimatorContract
+    from nasframe.testing.evaluators import EvaluatorContract
     from nasframe.testing.exporters import ExporterContract
     from nasframe.testing.families import FamilyContract
     from nasframe.testing.kit import Contract, ContractError, run_checks
     from nasframe.testing.models import ModelContract
     from nasframe.testing.modifiers import ModifierContract
+    from nasframe.testing.observers import ObserverContract
     from nasframe.testing.samplers import SamplerContract
     from nasframe.testing.spaces import SpaceContract
     from nasframe.testing.tasks import TaskContract
@@ -27,10 +29,12 @@ __all__ = [
     "ContractError",
     "DomainContract",
     "EstimatorContract",
+    "EvaluatorContract",
     "ExporterContract",
     "FamilyContract",
     "ModelContract",
     "ModifierContract",
+    "ObserverContract",
     "SamplerContract",
     "SpaceContract",
     "TaskContract",
