@@ -55,7 +55,9 @@ class SpaceContract(Contract):
         space = self.make(getattr(net, "config", None))
         if not traits_of(SpaceTraits, space).needs_net:
             raise DoesNotApply
-        supernet = space.supernet(net)
+        with torch.random.fork_rng(devices=[]):  # as the framework calls it: new weights may be drawn
+            torch.manual_seed(0)
+            supernet = space.supernet(net)
         if traits_of(SpaceTraits, space).keeps_net:
             require(supernet is net, "keeps_net is true, but supernet returned another network; return the one given")
         return space, supernet.eval()  # without dropout, so that outputs can be compared
