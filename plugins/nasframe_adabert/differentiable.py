@@ -57,7 +57,7 @@ class Differentiable(Modifier):
 
     Args:
         efficiency: β, the weight of the expected cost in the loss. 0 leaves it out.
-        costs: the costs whose sum operations are charged for, each relative to the dearest operation; ``published`` are
+        prices: the costs whose sum an operation is priced at, each relative to the dearest operation; ``published`` are
             the numbers of the published code.
         learning_rate: α's learning rate.
         weight_decay: of α, added to its gradient.
@@ -79,7 +79,7 @@ class Differentiable(Modifier):
     def __init__(
         self,
         efficiency: NonNegative = 4.0,
-        costs: Sequence[str] | str = ("params", "macs"),
+        prices: Sequence[str] | str = ("params", "macs"),
         learning_rate: Positive = 1e-4,
         weight_decay: NonNegative = 1e-3,
         max_grad_norm: NonNegative = 5.0,
@@ -93,16 +93,16 @@ class Differentiable(Modifier):
         of: str = "teacher",
         notify: Notify = say,
     ) -> None:
-        if isinstance(costs, str) and costs != "published":
-            costs = [costs]
-        if not costs:
-            raise UsageError(f"{HERE}.costs: none. Expected names of costs, or efficiency: 0.")
+        if isinstance(prices, str) and prices != "published":
+            prices = [prices]
+        if not prices:
+            raise UsageError(f"{HERE}.prices: none. Expected names of costs, or efficiency: 0.")
         if final_temperature > temperature:
             raise UsageError(
                 f"{HERE}.final_temperature: {final_temperature} is above temperature, {temperature}. Expected less."
             )
         self.beta = efficiency
-        self.costs = costs
+        self.prices = prices
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.max_grad_norm = max_grad_norm
@@ -141,7 +141,7 @@ class Differentiable(Modifier):
         self.validate(job)
         net = supernet_of(job)
         if self.beta:
-            self.charges = relative_costs(job, self.costs, f"{HERE}.costs").to(net.alpha.device)
+            self.charges = relative_costs(job, self.prices, f"{HERE}.prices").to(net.alpha.device)
         if self.share is not None:
             self.budget = self._budget(job, self.share)
         self.adam = torch.optim.Adam(self.claims(net), lr=self.learning_rate, weight_decay=self.weight_decay)

@@ -51,7 +51,7 @@ class Searching(OnCells):
 
     def options(self, folder: Path) -> Mapping[str, Any]:
         """Return options for a stage of a few steps."""
-        return {"costs": ["params"], "staircase": 1, "learning_rate": 0.1, "target": "90%", "bound": "params"}
+        return {"prices": ["params"], "staircase": 1, "learning_rate": 0.1, "target": "90%", "bound": "params"}
 
 
 class LearningFromProbes(OnCells):
