@@ -419,7 +419,7 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
                 arch = written_arch(space, arch)
         except NasframeError:
             net = space = None  # they do not go together, which `_space_refusals` reports
-    if space is not None and makes_supernet(use):
+    if space is not None and use is not None and makes_supernet(use):
         net = _supernet_skeleton(plan, space, use, net)
     if isinstance(arch, str):
         arch = {}  # the name of one that is still to be found

@@ -11,9 +11,9 @@ and the depth K are drawn so. With K(ŷ) = Σ k ŷ_k the loss is
     (1 − γ) Σ_k ŷ_k CE_k + γ Σ_k ŷ_k KD_k + β L_E
     L_E = K(ŷ) / K_max · 1/9 Σ_edges Σ_o ŷ_o cost(o)                  (A8)
 
-The loop's loss is CE at the drawn depth. This modifier adds the gradient of the depth, and that of L_E after the backward
-pass; ``probe_kd`` after it adds the middle term. The loop's optimiser updates weights, and Adam here updates α, on the
-same batch.
+The loop's loss is CE at the drawn depth. This modifier adds the gradient of the depth, and that of L_E after the
+backward pass; ``probe_kd`` after it adds the middle term. The loop's optimiser updates weights, and Adam here updates
+α, on the same batch.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Differentiable(Modifier):
         """Check the stage before any work.
 
         Raises:
-            UsageError: it has no such super-network, trains a part of it, or has ``probe_kd`` in front of this modifier.
+            UsageError: it has no such super-network, trains a part of it, or has ``probe_kd`` before this modifier.
         """
         if job.net is not None:
             supernet_of(job)
@@ -160,7 +160,7 @@ class Differentiable(Modifier):
         if full is None:
             raise UsageError(f"{owner}: {self.bound!r} of {self.of!r} is not known. Expected another cost.")
         limit = part * full
-        if derived(*_logits(supernet_of(job)), costs=costs, bound=limit) is None:
+        if _derived(supernet_of(job), (costs, limit)) is None:
             least = float(costs.fixed.min())
             raise UsageError(
                 f"{HERE}.target: {part:.0%} of {self.of!r} are {limit:,.0f} of {self.bound}, but the cheapest network "
@@ -229,8 +229,7 @@ class Differentiable(Modifier):
         """Return the derived architecture, and report its operations."""
         net = supernet_of(job)
         net.sampled = None
-        costs, limit = self.budget or (None, None)
-        arch = derived(*_logits(net), costs=costs, bound=limit)
+        arch = _derived(net, self.budget)
         assert arch is not None  # there is one within the budget: it was checked at the start
         for text in findings(arch):
             self.notify(f"stages.{job.stage}", text)
@@ -398,8 +397,9 @@ def supernet_of(job: TrainJob) -> AdaBertSupernet:
     return job.net
 
 
-def _logits(net: AdaBertSupernet) -> tuple[Any, ...]:
-    """Return α of operations and depth, the operations' names and the first depth."""
+def _derived(net: AdaBertSupernet, budget: tuple[OperationCosts, float] | None) -> dict[str, Any] | None:
+    """Return the most probable architecture of a super-network, within a budget if there is one."""
     alpha = net.alpha.detach().double().cpu().numpy()
     alpha_depth = net.alpha_depth.detach().double().cpu().numpy()
-    return alpha, alpha_depth, net.names, net.fewest
+    costs, limit = budget or (None, None)
+    return derived(alpha, alpha_depth, net.names, net.fewest, costs=costs, bound=limit)

@@ -21,7 +21,8 @@ def facts_of(net: nn.Module) -> Mapping[str, Any] | None:
     from nasframe_adabert.supernet import AdaBertSupernet
 
     if isinstance(net, AdaBert):
-        counts = histogram(net.arguments["nodes"])
+        nodes: Any = net.arguments["nodes"]
+        counts = histogram(nodes)
         cells = len(net.cells)
     elif isinstance(net, AdaBertSupernet):
         chosen = net.alpha.argmax(1).tolist()

@@ -1,8 +1,8 @@
 """The networks of AdaBERT (Chen et al., arXiv 2001.04246): a stack of equal small cells of convolutions and pools.
 
-:class:`AdaBert` is a derived network: K cells, in which each node reads two earlier nodes, and a classifier. An exported
-model carries this file, so that it needs torch and transformers only. The super-network in ``supernet.py`` is made of
-the same parts.
+:class:`AdaBert` is a derived network: K cells, in which each node reads two earlier nodes, and a classifier. An
+exported model carries this file, so that it needs torch and transformers only. The super-network in ``supernet.py`` is
+made of the same parts.
 
 Inside, a sequence is ``(batch, width, length)``, as convolutions read it, and a mask ``(batch, 1, length)`` holds 1 for
 words and 0 for padding. Every part returns zeros at padding, so that an example's output does not depend on how far its

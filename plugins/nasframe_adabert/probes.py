@@ -165,8 +165,8 @@ class ProbeKD(Modifier):
         weight: γ, the share of this term in the loss.
         average: ``confidence`` weighs the k + 1 terms of each example by the probability that their probe gives to the
             example's class, as in the paper; ``plain`` takes their mean, as the published code does.
-        layers: ``spread`` compares the output after m of k cells with layer m · L / k of a teacher of L layers, rounded,
-            so that the last output learns from the last layer; ``published`` with layer m · ⌊L / (k + 1)⌋.
+        layers: ``spread`` compares the output after m of k cells with layer m · L / k of a teacher of L layers,
+            rounded, so that the last output learns from the last layer; ``published`` with layer m · ⌊L / (k + 1)⌋.
     """
 
     def __init__(
@@ -212,8 +212,8 @@ class ProbeKD(Modifier):
         layers = len(teacher.probes) - 1
         if self.layers == "published" and layers < net.most + 1:
             raise UsageError(
-                f"probe_kd.layers: published takes every ⌊L / (k + 1)⌋th of the teacher's L = {layers} layers, which is "
-                f"layer 0 for k = {net.most} cells. Expected layers: spread."
+                f"probe_kd.layers: published takes every ⌊L / (k + 1)⌋th of the teacher's L = {layers} layers, which "
+                f"is layer 0 for k = {net.most} cells. Expected layers: spread."
             )
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
@@ -295,9 +295,7 @@ def probes_for(cells: int, layers: int, rule: str) -> list[int]:
     return [round(number * layers / cells) for number in range(cells + 1)]
 
 
-def probe_loss(
-    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None, average: str
-) -> torch.Tensor:
+def probe_loss(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None, average: str) -> torch.Tensor:
     """Return KD_k, the mean over a batch.
 
     Args:
@@ -333,4 +331,3 @@ def confidences(teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     log_p_of_truth = log_p.gather(2, index).squeeze(2)
     weights = functional.softmax(log_p_of_truth, dim=1)  # (A14)
     return torch.where((labels >= 0).unsqueeze(1), weights, torch.full_like(weights, 1 / weights.shape[1]))
-

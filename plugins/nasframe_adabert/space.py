@@ -160,7 +160,7 @@ def arch_of(cells: int, nodes: Sequence[Sequence[Sequence[Any]]]) -> dict[str, A
     if cells == 0:
         return arch
     for node, edges in enumerate(nodes):
-        (first, first_name), (second, second_name) = sorted(edges)
+        (first, first_name), (second, second_name) = sorted(tuple(edge) for edge in edges)
         arch |= {f"sources.{node}": [first, second], f"first.{node}": first_name, f"second.{node}": second_name}
     return arch
 
@@ -189,4 +189,3 @@ def position_table(net: Any) -> Any:
         return None
     first = 0 if positions.padding_idx is None else positions.padding_idx + 1
     return positions.weight.detach()[first:]
-

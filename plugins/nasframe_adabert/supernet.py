@@ -1,9 +1,9 @@
 """The super-network: a stack of cells with all ten operations on every edge, and the architecture parameters α.
 
-All cells share α, and each has weights of its own. A forward pass takes one operation for each edge and one depth, which
-:class:`Sampled` holds as one-hot vectors with straight-through gradients. The other operations and the deeper cells have
-weight 0. They are computed, because the gradient of their weight in the mixture is the loss's gradient times their
-output; but no gradient flows through them, since it would be multiplied by 0.
+All cells share α, and each has weights of its own. A forward pass takes one operation for each edge and one depth,
+which :class:`Sampled` holds as one-hot vectors with straight-through gradients. The other operations and the deeper
+cells have weight 0. They are computed, because the gradient of their weight in the mixture is the loss's gradient times
+their output; but no gradient flows through them, since it would be multiplied by 0.
 """
 
 from __future__ import annotations
@@ -226,18 +226,19 @@ class AdaBertSupernet(Described):
 
     def _derived_state(self, cells: int, nodes: Sequence[Sequence[Sequence[Any]]]) -> Mapping[str, torch.Tensor]:
         """Return the tensors of a derived network by their names in it."""
-        narrow = self.embedding.narrow.weight
+        narrow: Any = self.embedding.narrow
+        tables = self.embedding
         state = {
             # The fine-tuned network's tables are narrowed once and for all: E Wᵀ has the rows that W makes of E.
-            "embedding.word_embeddings.weight": self.embedding.word_embeddings.weight @ narrow.T,
+            "embedding.word_embeddings.weight": tables.word_embeddings.weight @ narrow.weight.T,
             "embedding.norm.weight": self.embedding.norm.weight,
             "embedding.norm.bias": self.embedding.norm.bias,
             "mix": self.mix[cells, : cells + 1],
             "classifier.weight": self.classifier.weight,
             "classifier.bias": self.classifier.bias,
         }
-        if self.embedding.position_embeddings is not None:
-            state["embedding.position_embeddings.weight"] = self.embedding.position_embeddings.weight @ narrow.T
+        if tables.position_embeddings is not None:
+            state["embedding.position_embeddings.weight"] = tables.position_embeddings.weight @ narrow.weight.T
         for number in range(cells):
             mixed: Any = self.cells[number]
             state[f"cells.{number}.weights"] = mixed.weights

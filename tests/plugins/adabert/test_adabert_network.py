@@ -104,7 +104,9 @@ def test_morphological_dilation_is_a_maximum_of_sums():
     torch.testing.assert_close(operation(hidden, mask), expected)
 
 
-@pytest.mark.parametrize(("pool", "function"), [(MaxPool(), max), (MeanPool(), lambda values: sum(values) / len(values))])
+@pytest.mark.parametrize(
+    ("pool", "function"), [(MaxPool(), max), (MeanPool(), lambda values: sum(values) / len(values))]
+)
 def test_pools_leave_padding_out(pool, function):
     hidden, mask = random_sequence()
     expected = torch.zeros_like(hidden)

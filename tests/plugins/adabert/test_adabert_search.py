@@ -185,7 +185,7 @@ def test_the_efficiency_loss_adds_its_gradient_to_that_of_the_task():
     gradients = {}
     for beta in (0.0, 2.0):
         modifier, watch = differentiable(efficiency=beta, warmup=0.9), Watch()
-        job, _ = trained(modifier, watch, max_steps=1)
+        trained(modifier, watch, max_steps=1)
         gradients[beta] = watch.gradient
     alpha = torch.zeros(9, 10, requires_grad=True)  # as it is at the start
     y = straight_through(alpha, modifier.noise.operations, 1.0)
@@ -412,7 +412,7 @@ def test_the_probes_term_is_weighed_and_remembered():
 
     before, after = Record(), Record()
     kd = ProbeKD(weight=0.25, average="plain")
-    job, result = trained(differentiable(), before, kd, after, max_steps=16, teacher_cache="run")
+    _, result = trained(differentiable(), before, kd, after, max_steps=16, teacher_cache="run")
     assert len(kd.remembered) == 64
     teacher = next(entry for entry in result.ledger if entry.role == "teacher")
     assert teacher.examples == 64
@@ -442,5 +442,5 @@ def test_scores_have_no_confidence():
         net=space_and_net()[1], space=space_and_net()[0], models={"probes": probed_net()}, modifiers=[ProbeKD()]
     )
     job.task.labels = None
-    with pytest.raises(UsageError, match="scores have no probabilities. Expected average: plain."):
+    with pytest.raises(UsageError, match=r"scores have no probabilities\. Expected average: plain\."):
         registry.make("trainer", "loop").fit(job)
