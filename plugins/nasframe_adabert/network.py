@@ -27,6 +27,8 @@ NODES = 3
 """Intermediate nodes of a cell; node t reads the two inputs and all nodes before it."""
 EDGES = tuple((source, node) for node in range(NODES) for source in range(INPUTS + node))
 """Every edge of a cell as ``(source, node)``: sources 0 and 1 are the cell's inputs, source 2 is node 0, and so on."""
+EPSILON = 1e-5
+"""What is added to variances before the root."""
 MOMENTUM = 0.1
 """Of running means in torch's sense: they keep 0.9 of themselves in each step."""
 
@@ -422,15 +424,16 @@ class BatchNorm(nn.Module):
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return the normalised sequence, zeros at padding."""
         hidden = hidden.float()  # sums over a batch need more than 16 bits
-        mean, variance = self.running_mean, self.running_var
-        if self.training:
-            count = mask.sum()
-            mean = (hidden * mask).sum((0, 2)) / count.clamp(min=1)
-            deviation = (hidden - mean[:, None]) * mask
-            variance = deviation.square().sum((0, 2)) / count.clamp(min=1)
-            self._follow(mean, variance * count / (count - 1).clamp(min=1))
-        scale = self.weight * torch.rsqrt(variance + 1e-5)
-        return ((hidden - mean[:, None]) * scale[:, None] + self.bias[:, None]) * mask
+        if not self.training:
+            mean, variance = self.running_mean, self.running_var
+            return functional.batch_norm(hidden, mean, variance, self.weight, self.bias, eps=EPSILON) * mask
+        count = mask.sum()
+        mean = (hidden * mask).sum((0, 2)) / count.clamp(min=1)
+        deviation = (hidden - mean[:, None]) * mask
+        variance = deviation.square().sum((0, 2)) / count.clamp(min=1)
+        self._follow(mean, variance * count / (count - 1).clamp(min=1))
+        scale = self.weight * torch.rsqrt(variance + EPSILON)
+        return (deviation * scale[:, None] + self.bias[:, None]) * mask
 
     @torch.no_grad()
     def _follow(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
