@@ -84,6 +84,7 @@ def _top_level(key: str) -> Shape:
         "seed": {"type": "integer"},
         "plugins": TEXTS,
         "objectives": TEXTS,
+        "observers": {"type": "array", "items": _any_of(_reference("observer"), NOTHING)},
         "constraints": _any_of(BOUNDS, NOTHING),
         "budgets": _any_of(BOUNDS, JOINT, NOTHING),
         "estimators": {"type": "object"},

@@ -19,7 +19,8 @@ from transformers.modeling_outputs import ModelOutput
 
 from nasframe import Described, families
 from nasframe.errors import UsageError, listing, suggestion
-from nasframe.interfaces import Modifier, Step, TrainJob, Work, is_categorical
+from nasframe.interfaces import Modifier, OutputKind, Step, TrainJob, Work, is_categorical, output_kind
+from nasframe.nn.losses import matching
 from nasframe.records import Share
 from nasframe.seeds import stream_seed
 from nasframe.training.step import saved_model
@@ -133,6 +134,8 @@ class AttachProbes:
 class FitProbes(Modifier):
     """Train the probes of a probed teacher: the sum of the task's loss over all of them."""
 
+    reads_space = False
+
     def on_start(self, job: TrainJob) -> None:
         """Check that the network has probes."""
         if not isinstance(job.net, ProbedTeacher):
@@ -168,6 +171,8 @@ class ProbeKD(Modifier):
         layers: ``spread`` compares the output after m of k cells with layer m · L / k of a teacher of L layers,
             rounded, so that the last output learns from the last layer; ``published`` with layer m · ⌊L / (k + 1)⌋.
     """
+
+    reads_space = False
 
     def __init__(
         self,
@@ -207,7 +212,7 @@ class ProbeKD(Modifier):
                 "that the transform attach_probes made, trained with fit_probes."
             )
         if self.average == "confidence" and not is_categorical(job.task):
-            raise UsageError("probe_kd.average: scores have no probabilities. Expected average: plain.")
+            raise UsageError("probe_kd.average: only classes of which one is true have a confidence. Expected plain.")
         net: Any = job.net
         layers = len(teacher.probes) - 1
         if self.layers == "published" and layers < net.most + 1:
@@ -224,12 +229,12 @@ class ProbeKD(Modifier):
         outputs: SuperOutput = step.outputs
         assert outputs.depth_logits is not None
         assert outputs.depth is not None
-        labels = step.batch.labels if is_categorical(step.job.task) else None
+        kind = output_kind(step.job.task)
         losses = []
         for cells in range(outputs.depth_logits.shape[1]):
             compared = probes_for(cells, teacher.shape[1] - 1, self.layers)
             student = outputs.depth_logits[:, : cells + 1]
-            losses.append(probe_loss(student, teacher[:, compared], labels, self.average))
+            losses.append(probe_loss(student, teacher[:, compared], step.batch.labels, self.average, kind))
         drawn = int(outputs.depth.argmax())
         term = losses[drawn] + depth_gradient(outputs.depth, torch.stack(losses))
         return (1 - self.weight) * loss + self.weight * term  # (A15)
@@ -295,20 +300,22 @@ def probes_for(cells: int, layers: int, rule: str) -> list[int]:
     return [round(number * layers / cells) for number in range(cells + 1)]
 
 
-def probe_loss(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None, average: str) -> torch.Tensor:
+def probe_loss(
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, average: str, kind: OutputKind = "classes"
+) -> torch.Tensor:
     """Return KD_k, the mean over a batch.
 
     Args:
         student: ``(batch, k + 1, classes)`` logits of the student after 0, 1 … k cells.
         teacher: ``(batch, k + 1, classes)`` logits of the probes; they get no gradient.
-        labels: ``(batch,)`` classes, negative for an example without one; ``None`` for scores, which are compared by
-            their squared difference.
+        labels: ``(batch,)`` classes, negative for an example without one.
         average: ``confidence`` or ``plain``.
+        kind: of the task's outputs; those that are no classes are compared as :func:`nasframe.nn.losses.matching` does.
     """
     teacher = teacher.detach().float()
     student = student.float()
-    if labels is None:
-        return functional.mse_loss(student, teacher)
+    if kind != "classes":
+        return matching(kind, student.flatten(0, 1), teacher.flatten(0, 1))
     log_p = functional.log_softmax(student, dim=-1)
     terms = -(functional.softmax(teacher, dim=-1) * log_p).sum(-1)  # (batch, k + 1)
     if average == "plain":

@@ -150,6 +150,7 @@ class Deployer:
         """Search within the bounds of one budget, beginning with the known trials."""
         from nasframe.registry import make
         from nasframe.search import loop
+        from nasframe.search.guarded import GuardedSampler
         from nasframe.search.restrict import joined
         from nasframe.seeds import stream_seed
 
@@ -169,7 +170,8 @@ class Deployer:
             domain, region = joined(domain, finished.plan.sampler), joined(region, finished.plan.sampler)
         else:
             seed = stream_seed(finished.plan.seed, "deploy", str(budget))
-            proposer = make("sampler", sampler or DEFAULT_SAMPLER, {"domain": region, "seed": seed})
+            use, inject = sampler or DEFAULT_SAMPLER, {"domain": region, "seed": seed}
+            proposer = GuardedSampler(lambda: make("sampler", use, inject), joined(region, use))
         result = loop.search(
             proposer,
             domain,

@@ -68,4 +68,3 @@ def test_the_search_without_its_space_is_refused_before_work():
 def test_the_search_on_the_plain_network_is_refused_before_work():
     found = [str(problem) for problem in problems_of("adabert/sst2-minilm", ["stages.cells.space=null"])]
     assert "trains BertForSequenceClassification. Expected the super-network" in "\n".join(found)
-

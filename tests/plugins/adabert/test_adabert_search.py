@@ -395,7 +395,7 @@ def test_probe_losses_are_the_formulas():
         weighted += np.dot(weights, terms) / sum(weights) / 4
     assert float(probe_loss(student, teacher, labels, "plain")) == pytest.approx(plain, rel=1e-5)
     assert float(probe_loss(student, teacher, labels, "confidence")) == pytest.approx(weighted, rel=1e-5)
-    assert float(probe_loss(student, teacher, None, "plain")) == pytest.approx(
+    assert float(probe_loss(student, teacher, labels, "plain", "numbers")) == pytest.approx(
         float((student - teacher).square().mean()), rel=1e-5
     )
     torch.testing.assert_close(confidences(teacher, labels).sum(1), torch.ones(4))
@@ -442,5 +442,5 @@ def test_scores_have_no_confidence():
         net=space_and_net()[1], space=space_and_net()[0], models={"probes": probed_net()}, modifiers=[ProbeKD()]
     )
     job.task.labels = None
-    with pytest.raises(UsageError, match=r"scores have no probabilities\. Expected average: plain\."):
+    with pytest.raises(UsageError, match=r"only classes of which one is true have a confidence\. Expected plain\."):
         registry.make("trainer", "loop").fit(job)
