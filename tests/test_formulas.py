@@ -18,6 +18,7 @@ LABELLED_ROW = re.compile(r"^\| .+ \| `(?P<label>[^`]+)` \| `(?P<file>[\w/]+\.py
 OWN_LABEL = re.compile(r"\([A-Z]\d+\)")
 METHODS = {
     "nasframe_autobert_zero",
+    "nasframe_adabert",
     "nasframe_dynabert",
     "nasframe_frontier",
     "nasframe_hspg",
