@@ -81,6 +81,8 @@ ENCODER = LAYERS * (FIXED + HEADS * HEAD + NEURONS * NEURON)
 
 TEACHER_STAGE = {"save_as": "teacher", "epochs": 3, "batch_size": 64, "learning_rate": "1e-4", "keep": "best"}
 KD = {"use": "kd", "teacher": "teacher", "temperature": 2, "weight": 0.7}
+HIDDEN = {"use": "kd_hidden", "teacher": "teacher"}
+"""Learning from the teacher's hidden states. ROSITA and DynaBERT do so in their own way, the published pipeline not."""
 EVALUATE = {"split": "dev", "models": ["teacher", "best@*"], "costs": ["params", "encoder_params", "macs"]}
 GRID_DEPTHS, GRID_WIDTHS = (3, 4, 5, 6), (0.25, 0.5, 0.75, 1.0)
 GRID_SPACE = {
@@ -333,7 +335,7 @@ def flat_bands() -> Recipe:
     four = changes(4)
     space = {"use": "compound", "smallest": "10%", "layers": [LAYERS], "attention": [0.33], "tilts": [0]}
     sampler = {"use": "banded_sng", "bands": four.pop("sampler.bands"), "top": 1}
-    train = distilled("supernet", four.pop("stages.supernet.epochs"), "flat", save_as="supernet")
+    train = distilled("supernet", four.pop("stages.supernet.epochs"), "flat", save_as="supernet", sampler="shared")
     search = {"sampler": "shared", "trials": four.pop("stages.search.trials"), "winner": "loss"}
     content = {
         "extends": "../_base/minilm_equal.yaml",
@@ -342,7 +344,7 @@ def flat_bands() -> Recipe:
         "sampler": sampler,
         "budgets": four.pop("budgets"),
     }
-    stages = supernet_stages(train | {"sampler": "shared"}, search)
+    stages = supernet_stages(train, search)
     switches = {
         **{name: changes(devices) for name, devices in SWITCHES.items()},
         **later("shared", 16, len(stages)),
@@ -721,17 +723,21 @@ def flat(budget: float) -> dict[str, int]:
 
 
 def distilled(name: str, epochs: float, method: str, first: Mapping[str, Any] | None = None, **where: Any) -> dict:
-    """Return a training stage of a method with distillation from cached logits; ``first`` is a modifier before it."""
+    """Return a training stage of a method with distillation from cached outputs; ``first`` is a modifier before it."""
     modifiers: list[Mapping[str, Any]] = [KD]
     if first is not None:
         modifiers.insert(0, first)
+    hidden = HIDDEN
+    if "sampler" in where:  # sub-networks leave layers out
+        hidden = HIDDEN | {"layers": "kept"}
     return {
         "name": name,
         **where,
         "epochs": rounded(epochs),
         "learning_rate": RATES[method],
         "teacher_cache": "run",
-        "modifiers": [*modifiers, *dropout(method)],
+        "teacher_states": "fp16",
+        "modifiers": [*modifiers, *dropout(method), hidden],
     }
 
 

@@ -18,8 +18,8 @@ ROOT = DOCS.parent
 PART = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TITLES = {
     "space": "Search spaces", "sampler": "Samplers", "trainer": "Trainers", "estimator": "Estimators",
-    "modifier": "Modifiers", "transform": "Transforms", "task": "Tasks", "model": "Models", "exporter": "Exporters",
-    "family": "Families",
+    "evaluator": "Evaluators", "modifier": "Modifiers", "transform": "Transforms", "task": "Tasks", "model": "Models",
+    "exporter": "Exporters", "family": "Families", "observer": "Observers",
 }  # fmt: skip
 
 

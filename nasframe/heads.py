@@ -13,6 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Literal
 
 from nasframe.errors import UsageError
+from nasframe.labels import are_independent
 
 ASK = "Expected the model's option labels: [..], the classes in the order of the head's outputs, or head: new."
 RENEW = "The model's option head: new draws a new one."
@@ -66,7 +67,8 @@ def match(head: Head | None, classes: Sequence[str], published: bool = False) ->
 
     Args:
         head: the head, or ``None`` if the checkpoint has none.
-        classes: the task's classes, in its own order.
+        classes: the task's classes, in its own order; :class:`~nasframe.labels.IndependentLabels` if several may hold
+            at once.
         published: whether the task's order is the published one, which a head without names then has, too.
 
     Returns:
@@ -163,7 +165,12 @@ def _by_name(head: Head, classes: Sequence[str], outputs: Sequence[int]) -> Iter
         yield f"Classes are in the order of the checkpoint's head: {_listed(head.labels)}."
     if respelled:
         yield f"Classes are spelled as in the checkpoint: {', '.join(respelled)}."
-    if head.kind == "multi_label":
+    if are_independent(classes) and head.kind == "classes":
+        yield (
+            "The checkpoint's head was trained to choose one of its classes (single_label_classification). It is kept; "
+            "here each output says yes or no by itself, which it has to learn."
+        )
+    if head.kind == "multi_label" and not are_independent(classes):
         yield (
             "The checkpoint's head was trained to say yes or no to each class by itself (multi_label_classification). "
             "It is kept; here the class of its largest output counts, and training uses the cross-entropy."

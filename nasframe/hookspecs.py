@@ -1,4 +1,4 @@
-"""Every way to extend nasframe, on one page: ten kinds, commands, files and facts of your own, three observers.
+"""Every way to extend nasframe, on one page: kinds of plugins, commands, files and facts of your own, what a run tells.
 
 A plugin package exposes functions with these names, decorated with ``nasframe.hookimpl``, in the module that its
 ``nasframe`` entry point names. Registering a string ``"module:Object"`` keeps start-up fast: it is imported when used.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.errors import Problem
-    from nasframe.records import FileKind, Trial
+    from nasframe.records import FileKind, RunInfo, StoredModel, Trial
 
 PLUGIN_API = 2
 """The version of everything that plugins rely on: hooks, interfaces, records. A plugin's module says with an attribute
@@ -62,6 +62,11 @@ def register_estimators(register: Register) -> None:
 
 
 @hookspec
+def register_evaluators(register: Register) -> None:
+    """Register evaluators: what a trial of a search is scored by."""
+
+
+@hookspec
 def register_modifiers(register: Register) -> None:
     """Register modifiers: act inside the loop, at six named moments."""
 
@@ -92,6 +97,11 @@ def register_families(register: Register) -> None:
 
 
 @hookspec
+def register_observers(register: Register) -> None:
+    """Register observers: hear what happens in the runs whose recipes ask for them."""
+
+
+@hookspec
 def register_commands(app: typer.Typer) -> None:
     """Add verbs to the command line: ``app.command()(function)``, or ``app.add_typer(others, name="...")``."""
 
@@ -111,16 +121,40 @@ def file_kind(source: str) -> FileKind | None:
     """Say what a file of this plugin's own format is and which command runs it, ``None`` if it is no such file."""
 
 
-@hookspec
-def run_started(directory: Path, recipe: Mapping[str, Any]) -> None:
-    """Observe that a run begins or is resumed in ``directory`` with the resolved ``recipe``."""
+# What follows observes runs: a plugin that implements one of these hears every run. The objects that
+# `register_observers` registers have methods of the same names, and hear the runs whose recipes name them.
 
 
 @hookspec
-def trial_finished(directory: Path, stage: str, number: int, trial: Trial) -> None:
+def run_started(directory: Path, recipe: Mapping[str, Any], run: RunInfo, resumed: bool) -> None:
+    """Observe that a run begins in ``directory`` with the resolved ``recipe``, or goes on there if ``resumed``."""
+
+
+@hookspec
+def stage_started(run: RunInfo, stage: str, verb: str, resumed: bool) -> None:
+    """Observe that a stage begins, or goes on if ``resumed``; ``verb`` is ``train``, ``search`` …"""
+
+
+@hookspec
+def metrics_logged(run: RunInfo, stage: str, step: int, values: Mapping[str, float]) -> None:
+    """Observe what a training measured at an optimiser step, by name; a value may be infinite or not a number."""
+
+
+@hookspec
+def trial_finished(directory: Path, stage: str, number: int, trial: Trial, run: RunInfo) -> None:
     """Observe a trial of a search, in order, after it is stored."""
 
 
 @hookspec
-def stage_finished(directory: Path, stage: str, seconds: float) -> None:
-    """Observe that a stage's result is stored."""
+def model_stored(run: RunInfo, name: str, record: StoredModel) -> None:
+    """Observe, at the end of a stage, that it made, measured or wrote a model."""
+
+
+@hookspec
+def stage_finished(directory: Path, stage: str, seconds: float, run: RunInfo, cached: bool) -> None:
+    """Observe that a stage's result is stored; ``cached`` if it came from the cache."""
+
+
+@hookspec
+def run_finished(run: RunInfo, error: BaseException | None) -> None:
+    """Observe that a run ends: with all stages done, or with the error or the interrupt that ended it."""

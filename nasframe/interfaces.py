@@ -1,4 +1,4 @@
-"""The ten kinds of plugin as Protocols, the no-op base of modifiers, and the members that each kind may add.
+"""The eleven kinds of plugin as Protocols, the no-op base of modifiers, and the members that each kind may add.
 
 A plugin need not inherit from anything here: having the methods is enough. :data:`OPTIONAL` lists, for each kind, what
 a plugin may have besides its methods; the framework uses an optional member if it is there. A factory's keyword
@@ -9,7 +9,7 @@ below are not options: a factory gets them from the framework if its signature h
 name              what
 ================  ==========================================================================
 ``domain``        samplers: the :class:`Domain` to propose from
-``seed``          samplers, tasks, transforms: an integer made from the run's seed and the stage
+``seed``          samplers, evaluators, tasks, transforms: an integer made from the run's seed and the stage
 ``costs``         samplers: a function from a list of archs to an array ``(archs, costs)`` of those counted
                   costs that the budgets, constraints and objectives name, or else of ``params``
 ``tables``        samplers: a function from the name of a cost to its :class:`~nasframe.records.CostTable`; ``None`` for
@@ -20,7 +20,7 @@ name              what
 ``auto_class``    models, transforms: the name of the auto class of transformers whose networks have the head that the
                   task needs (:class:`TaskFactoryTraits`)
 ``tokenizer``     tasks: the tokenizer of the network
-``base``          tasks, models: the recipe's folder, against which a relative ``path`` is read
+``base``          tasks, models, observers: the recipe's folder, against which a relative ``path`` is read
 ``space``         tasks: the space, in a recipe without a model
 ``saved_head``    tasks: the :class:`~nasframe.heads.Head` that the model's checkpoint brings, or ``None``; a task takes
                   over its order of classes (:func:`nasframe.heads.match`)
@@ -39,14 +39,17 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from nasframe.errors import UsageError, listing, suggestion
+from nasframe.labels import are_independent
 from nasframe.records import (
     Arch,
     Batch,
     CostFormat,
     CostTable,
     DataSummary,
+    Drawing,
     Evaluation,
     Forward,
     LedgerEntry,
@@ -68,7 +71,12 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Domain(Protocol):
-    """A set of architectures: draw one, change one, tell whether one belongs."""
+    """A set of architectures: draw one, change one, tell whether one belongs.
+
+    These four methods are a whole domain. An architecture is a mapping with text as keys and anything as values that
+    JSON has: one value for each knob, or the nodes of a graph of any size. Optional members let more samplers work
+    with a domain and more commands use it; :data:`OPTIONAL` lists them.
+    """
 
     def sample(self, rng: np.random.Generator) -> Arch:
         """Draw an architecture; every one has a chance."""
@@ -83,7 +91,7 @@ class Domain(Protocol):
         ...
 
     def canonical(self, arch: Arch) -> Arch:
-        """Return the one form that equal networks share: knobs that have no effect are left out."""
+        """Return the one form that equal networks share: without knobs that have no effect, with nodes in one order."""
         ...
 
 
@@ -116,19 +124,18 @@ class Sampler(Protocol):
     """Proposes architectures and learns from their scores."""
 
     def ask(self, n: int = 1, within: Domain | None = None) -> list[Arch]:
-        """Propose up to ``n`` canonical architectures from ``within``; an empty list means exhausted."""
+        """Propose up to ``n`` canonical architectures from ``within``.
+
+        An empty list means that there is nothing left to propose, and so does an ``UnsatisfiableError``.
+        """
         ...
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Hear what became of proposals; ``score`` is to be maximised."""
-        ...
+        """Hear what became of proposals; ``score`` is to be maximised.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the whole state, the random generator's included, as JSON-plain values and arrays."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where ``state_dict`` was taken."""
+        The architectures are copies that the sampler may keep, and lie in its domain. A score is finite, or ``None`` if
+        the architecture was not evaluated or its evaluation failed.
+        """
         ...
 
 
@@ -225,12 +232,16 @@ class Modifier:
         returns_arch: whether ``on_finish`` returns an architecture, which only one modifier of a stage may do.
         keeps_zeros: whether single weights that it makes zero have to stay zero, which an average with earlier weights
             would undo.
+        reads_space: false promises that it does not read ``job.space`` or its tables when the whole network is trained.
+            Such a stage does not depend on a space that keeps the network, so that recipes with different spaces share
+            it in the cache.
     """
 
     needs: frozenset[str] = frozenset()
     elementwise: bool = False
     returns_arch: bool = False
     keeps_zeros: bool = False
+    reads_space: bool = True
 
     def claims(self, net: nn.Module) -> list[nn.Parameter]:
         """Name the parameters that this modifier optimises itself, so that the loop's optimiser leaves them."""
@@ -289,7 +300,8 @@ class Task(Protocol):
 
     Attributes:
         primary: the metric that a search maximises, or minimises if its format says that less is better.
-        labels: the class names in index order, or ``None`` for regression and for next-token prediction.
+        labels: the class names in index order; :class:`~nasframe.labels.IndependentLabels` if several may hold for one
+            example; ``None`` for regression and for next-token prediction.
         fingerprint: hash of the data: same data, same string, wherever the files lie.
         sizes: split → number of examples.
     """
@@ -309,6 +321,107 @@ class Task(Protocol):
 
     def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
         """Measure a network on a split, or on a fixed subset of ``examples`` examples of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A trial that a candidate has to beat.
+
+    Args:
+        trial: it has the best score under one of the budgets that the candidate meets, on all examples of the search.
+            If the best are scored again, on more examples or with costs measured again, it is the last of those.
+        tolerance: how far below the rival's score a candidate may stay and still win; above 0 if the option ``winner``
+            chooses among all scores within the standard error of the best.
+    """
+
+    trial: Trial
+    tolerance: float = 0.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture, or a saved network, as an evaluator measures it.
+
+    Args:
+        arch: the architecture; ``None`` for a whole network.
+        forward: computes its outputs in the precision of the search, from keyword inputs on any device. If the search
+            has ``fit``, the network was trained before.
+        model: returns it as a stand-alone network in eval mode, which may be changed.
+        macs: counts the multiply-adds of a measurement; ``None`` if they cannot be counted.
+        rivals: what it has to beat: one trial for each budget that it meets. Empty if it may be the first to meet one.
+    """
+
+    arch: Arch | None
+    forward: Forward
+    model: Callable[[], nn.Module]
+    macs: Callable[[Evaluation], float | None] = lambda result: None
+    rivals: Sequence[Rival] = ()
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """Everything that an evaluator needs for one search.
+
+    Args:
+        objectives: what the search maximises; the first is the score.
+        seed: the run's seed; named streams are made from it (``nasframe.seeds``).
+        stage: the stage's name, which names the streams.
+        net: the super-network; ``None`` before the search, and if the space has no network.
+        task: a :class:`Task`, which refuses to read ``dev``; ``None`` while a recipe is checked.
+        space: the :class:`SearchSpace`; ``None`` before the search.
+        estimators: costs by name.
+        candidate: architecture → candidate without rivals, for what has to be measured once more.
+        saved: name → a network that an earlier stage saved, as a candidate.
+        count: adds a further measurement, of a teacher for example, to the ledger; those that ``evaluate`` returns are
+            added anyway.
+    """
+
+    objectives: Sequence[str]
+    seed: int
+    stage: str
+    net: nn.Module | None = None
+    task: Any = None
+    space: Any = None
+    estimators: Mapping[str, Estimator] = field(default_factory=dict)
+    candidate: Callable[[Arch], Candidate] | None = None
+    saved: Callable[[str], Candidate] | None = None
+    count: Callable[[Candidate, Evaluation], None] = lambda candidate, result: None
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Says what a trial of a search is scored by, and measures it, on the split ``select`` or without any."""
+
+    def metrics(self, primary: str, of_task: Mapping[str, MetricFormat]) -> Mapping[str, MetricFormat]:
+        """Return the metrics of its evaluations and how they read; a search maximises the first unless told otherwise.
+
+        Called before a run, and again with the metrics that the loaded task declares.
+
+        Args:
+            primary: the task's primary metric.
+            of_task: the metrics that the task measures; some of them are on ``dev`` alone.
+
+        Raises:
+            UsageError: the task does not measure what the evaluator needs.
+        """
+        ...
+
+    def start(self, job: SearchJob) -> None:
+        """Begin a search. What takes time is better done when a candidate needs it."""
+        ...
+
+    def evaluate(self, candidate: Candidate, examples: int | None) -> Evaluation:
+        """Measure a candidate.
+
+        Args:
+            candidate: the architecture.
+            examples: the size of the fixed subset of ``select`` to measure on; ``None`` for all of it.
+
+        Returns:
+            The metrics, with the number of examples and tokens that went through the network. If the candidate can no
+            longer win against its ``rivals``, the evaluator may stop early and return estimates, with ``broken_off``.
+        """
         ...
 
 
@@ -480,6 +593,41 @@ class TrainJob:
     total: int = 0
     reduce: Callable[[Any], Any] = lambda tensor: tensor
 
+    def table(self, cost: str) -> CostTable:
+        """Return the additive table of a cost: what each choice of the space costs in ``net``.
+
+        Modifiers make a loss term of it, for example with :func:`nasframe.nn.expected.expected_cost`.
+
+        Args:
+            cost: the name of one of ``estimators``.
+
+        Raises:
+            UsageError: the stage has no such cost, the stage has no space, or the cost is no sum over the space's
+                choices.
+
+        >>> from nasframe_basics.estimators import params
+        >>> from nasframe.testing.toy import ToySpace, tiny_net
+        >>> from nasframe.testing.trainers import toy_job
+        >>> job = toy_job(net=tiny_net(), space=ToySpace(), estimators={"params": params()})
+        >>> job.table("params").choices["heads.0"]
+        [1048.0, 2096.0, 4192.0]
+        """
+        if cost not in self.estimators:
+            costs = listing(self.estimators)
+            hint = suggestion(cost, self.estimators)
+            raise UsageError(
+                f"stage {self.stage!r} has no cost {cost!r}. There are: {costs}. Expected it in 'estimators:'.{hint}"
+            )
+        if self.space is None:
+            raise UsageError(f"stage {self.stage!r} has no space, so {cost!r} has no table. Expected a 'space:'.")
+        table = cost_table(self.estimators[cost], self.space, self.net)
+        if table is None:
+            raise UsageError(
+                f"{cost!r} is no sum over the choices of {type(self.space).__name__}, so it has no table. Expected an "
+                "additive cost, such as params or macs."
+            )
+        return table
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -549,6 +697,16 @@ class KnobDomain(Protocol):
     @property
     def knobs(self) -> Mapping[str, Sequence[Any]]:
         """Knob → its values, from small to large."""
+        ...
+
+
+@runtime_checkable
+class ConditionalDomain(Protocol):
+    """A domain of knobs of which some have an effect at certain values of another knob only."""
+
+    @property
+    def rules(self) -> Mapping[str, tuple[str, Sequence[Any]]]:
+        """Conditional knob → the knob that it depends on, and the values of that one at which it has an effect."""
         ...
 
 
@@ -631,6 +789,38 @@ class EncodedDomain(Protocol):
 
     def decode(self, indices: Iterable[int]) -> Arch:
         """Return the architecture at a position."""
+        ...
+
+    def active(self, arch: Arch) -> np.ndarray:
+        """Return ``(dimensions,)`` booleans: which dimensions have an effect in ``arch``."""
+        ...
+
+    def conditions(self) -> Sequence[tuple[int, np.ndarray] | None]:
+        """Return for each dimension the one that it depends on and at which positions; ``None`` if it depends on none.
+
+        A dimension has an effect only if the one that it depends on has one.
+        """
+        ...
+
+
+@runtime_checkable
+class FeaturedDomain(Protocol):
+    """A domain that describes each architecture by the same numbers, for predictors and distances.
+
+    Tables of a domain without knobs use them to find the rows nearest to an architecture.
+    """
+
+    def features(self, arch: Arch) -> Sequence[float]:
+        """Return numbers, as many for every architecture and equal for equal ones."""
+        ...
+
+
+@runtime_checkable
+class DrawableDomain(Protocol):
+    """A domain whose architectures are graphs that a report draws, such as networks of freely connected operations."""
+
+    def drawing(self, arch: Arch) -> Drawing:
+        """Return the nodes and edges of an architecture."""
         ...
 
 
@@ -778,10 +968,34 @@ class SamplerTraits:
             its best. A deployment of a search with such a sampler asks it again for a new budget, for one architecture.
         penalty: how a search with ``violation: {penalise: ...}`` lowers a negative score: ``monotone`` lowers it
             further; ``published`` multiplies it by the factor of YOCO-BERT, which raises it.
+        needs: optional members of domains without which it cannot work, such as ``("knobs", "encode")``; the class
+            says it. A recipe whose space has another domain is then refused by ``nasframe check``.
+        keeps_state: false if its ``state_dict`` does not hold everything, because a sampler inside it has none. It is
+            then brought back to where it was by repeating its calls, as a sampler without ``state_dict`` is.
     """
 
     penalty: Literal["monotone", "published"] = "monotone"
+    needs: tuple[str, ...] = ()
+    keeps_state: bool = True
     from_tables: bool = False
+
+
+@runtime_checkable
+class StatefulSampler(Protocol):
+    """A sampler that can store its state, so that a run goes on from there without repeating its calls."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state, the random generator's included, as JSON-plain values and arrays."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where ``state_dict`` was taken."""
+        ...
+
+
+def keeps_state(sampler: Any) -> bool:
+    """Tell whether a sampler's ``state_dict`` holds everything that its next proposals depend on."""
+    return isinstance(sampler, StatefulSampler) and traits_of(SamplerTraits, sampler).keeps_state
 
 
 @runtime_checkable
@@ -853,12 +1067,15 @@ class EstimatorTraits:
         reads_weights: true if the cost depends on the values of weights, or is measured on a finished model. Such a
             model is then estimated by itself, ``estimate(None, model, None)``, because training has changed its
             weights, and before a run bounds of the cost are not refused.
+        learned: true if the cost is predicted from measurements, which take a loaded network. It is then not asked for
+            before a run, and its bounds are not refused there.
     """
 
     heading: str = ""
     highlight: str = ""
     higher_is_better: bool = False
     reads_weights: bool = False
+    learned: bool = False
 
 
 @runtime_checkable
@@ -886,12 +1103,38 @@ class MeasuredEstimator(Estimator, Protocol):
 
 
 @runtime_checkable
+class StatefulEstimator(Protocol):
+    """An estimator that learns, and so has a state: what it has measured, from which its predictions follow.
+
+    A run keeps the state with each stage's result. A resumed run, a stage from the cache and a deployment restore it,
+    so that all of them, and the reports, have the numbers that the search went by.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learned so far, JSON-plain; empty if nothing was."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what was learned, besides what is known already."""
+        ...
+
+
+@runtime_checkable
 class PlannedEstimator(Protocol):
     """An estimator that checks the recipe's network before any work."""
 
     def validate(self, net: nn.Module) -> None:
         """Raise ``UsageError`` for a network (without values, on the meta device) that it cannot count or measure."""
         ...
+
+
+def is_estimated(estimator: Any) -> bool:
+    """Tell whether a cost follows from an architecture alone: it is not measured, learned or read from weights.
+
+    Only such a cost is known before a run.
+    """
+    traits = traits_of(EstimatorTraits, estimator)
+    return not (traits.reads_weights or traits.learned or isinstance(estimator, MeasuredEstimator))
 
 
 def cost_format(estimator: Estimator, renamed: bool = False) -> CostFormat:
@@ -929,6 +1172,36 @@ def cost_table(estimator: Any, space: Any, net: nn.Module) -> CostTable | None:
     return estimator.table(space, net)
 
 
+# ---- optional members of evaluators
+
+
+@dataclass(frozen=True)
+class EvaluatorTraits:
+    """What an evaluator says about itself in class attributes.
+
+    Args:
+        reads_select: false if it measures nothing on ``select``. A search that gives ``examples`` is then refused,
+            because their number would have no effect.
+        needs_net: true if it cannot do with a space that looks up its scores and has no network.
+    """
+
+    reads_select: bool = True
+    needs_net: bool = False
+
+
+@runtime_checkable
+class PlannedEvaluator(Protocol):
+    """An evaluator that checks its search before any work."""
+
+    def validate(self, job: SearchJob) -> None:
+        """Raise ``UsageError`` for a search that cannot work.
+
+        Called when a recipe is checked, with ``job.task`` and ``job.net`` being ``None``; and before the first stage of
+        a run, with the task. ``candidate`` and ``saved`` are ``None`` both times.
+        """
+        ...
+
+
 # ---- optional members of modifiers
 
 
@@ -941,6 +1214,19 @@ class PlannedModifier(Protocol):
 
         ``job.net`` is a copy without values on the meta device, or ``None`` if an earlier stage decides on its sizes.
         There are no data, teachers or found architectures yet.
+        """
+        ...
+
+
+@runtime_checkable
+class LengthCheckingModifier(Protocol):
+    """A modifier that needs a number of steps, and checks before any work that its stage has them."""
+
+    def validate_length(self, job: TrainJob) -> None:
+        """Raise ``UsageError`` if ``job.total`` steps are too few.
+
+        ``nasframe check`` asks it if the recipe says ``max_steps``, and a run before its first stage, when the data say
+        how many steps the epochs have. The job is otherwise that of ``validate``.
         """
         ...
 
@@ -987,21 +1273,35 @@ class TaskTraits:
         metrics: metric → :class:`~nasframe.records.MetricFormat`: how it is written, and which direction is better.
             Without it, reports write plain numbers.
         categorical: whether the last dimension of ``logits`` holds the logits of classes, so that distillation
-            compares distributions; default: true if ``labels`` names classes. A language model's classes are the
-            tokens, which ``labels`` does not name.
+            compares distributions; default: true if ``labels`` names classes of which one is true. A language model's
+            classes are the tokens, which ``labels`` does not name.
+        texts_per_example: how many texts an example has, 2 for pairs. A teacher that tells the texts of a pair apart
+            can teach a model that does not only if there is one.
     """
 
     summary: DataSummary | None = None
     metrics: Mapping[str, MetricFormat] | None = None
     categorical: bool | None = None
+    texts_per_example: int | None = None
+
+
+OutputKind: TypeAlias = Literal["classes", "independent", "numbers"]
+"""What a task's outputs are: the logits of classes of which one is true, logits of a yes or no each, or numbers."""
+
+
+def output_kind(task: Task) -> OutputKind:
+    """Return what a task's outputs are, so that two networks' outputs are compared as what they are."""
+    categorical = traits_of(TaskTraits, task).categorical
+    if categorical is not None:
+        return "classes" if categorical else "numbers"
+    if task.labels is None:
+        return "numbers"
+    return "independent" if are_independent(task.labels) else "classes"
 
 
 def is_categorical(task: Task) -> bool:
-    """Tell whether a task's outputs are the logits of classes; numbers, in a regression, are not."""
-    categorical = traits_of(TaskTraits, task).categorical
-    if categorical is None:
-        return task.labels is not None
-    return categorical
+    """Tell whether a task's outputs are the logits of classes of which one is true, see :func:`output_kind`."""
+    return output_kind(task) == "classes"
 
 
 @runtime_checkable
@@ -1019,6 +1319,30 @@ class UnlabelledSource(Protocol):
 def distilled_task(task: Task) -> Task:
     """Return the task of a stage that distils: with the examples that have no labels, if the task has some."""
     return task.with_unlabelled() if isinstance(task, UnlabelledSource) else task
+
+
+@runtime_checkable
+class PartialTask(Protocol):
+    """A task that measures a split part by part, so that evaluators can stop when they know enough."""
+
+    def order(self, split: str) -> Sequence[int]:
+        """Return the positions of a split's examples in the order of ``evaluate(examples=n)``, which takes the first n.
+
+        Any first part is a fair sample of the split.
+        """
+        ...
+
+    def evaluate_at(self, forward: Forward, split: str, ids: Sequence[int]) -> Evaluation:
+        """Measure a network on the examples at some positions; one row of predictions for each, in their order."""
+        ...
+
+    def metrics_of(self, columns: Mapping[str, Sequence[Any]]) -> Mapping[str, float]:
+        """Return the metrics of rows of predictions that :meth:`evaluate_at` gave, put together or parts of them.
+
+        Those of all rows of a split are the metrics that ``evaluate`` returns, up to rounding. If the task has classes,
+        the column ``label`` holds the true ones, ``prediction`` the predicted ones and ``loss`` each row's loss.
+        """
+        ...
 
 
 @runtime_checkable
@@ -1292,6 +1616,7 @@ class OptionTranslator(Protocol):
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "domain": (
         KnobDomain,
+        ConditionalDomain,
         CountableDomain,
         EnumerableDomain,
         BoundedDomain,
@@ -1299,14 +1624,17 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
         RestrictableDomain,
         JoinableDomain,
         EncodedDomain,
+        FeaturedDomain,
+        DrawableDomain,
     ),
     "space": (SpaceTraits, SizedSpace, WritableSpace, FormatSpace, PiecewiseSpace),
-    "sampler": (SamplerTraits, StartedSampler),
+    "sampler": (SamplerTraits, StatefulSampler, StartedSampler),
     "trainer": (TrainerTraits, PlannedTrainer),
-    "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
-    "modifier": (PlannedModifier,),
+    "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, StatefulEstimator, PlannedEstimator),
+    "evaluator": (EvaluatorTraits, PlannedEvaluator),
+    "modifier": (PlannedModifier, LengthCheckingModifier),
     "transform": (TransformTraits, PlannedTransform),
-    "task": (TaskTraits, ReadableTask, TextSource, UnlabelledSource, ImageTask, FileBacked),
+    "task": (TaskTraits, ReadableTask, PartialTask, TextSource, UnlabelledSource, ImageTask, FileBacked),
     "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
     "model": (
         ModelTraits,

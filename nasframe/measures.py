@@ -7,11 +7,12 @@ itself (``metrics``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from nasframe.errors import listing, suggestion
-from nasframe.interfaces import MeasuringTaskFactory, Task, TaskTraits, traits_of
-from nasframe.records import CostFormat, MetricFormat
+from nasframe.interfaces import Evaluator, MeasuringTaskFactory, Task, TaskTraits, traits_of
+from nasframe.records import CostFormat, ErrorKind, MetricFormat
 
 Measures = Callable[[Mapping[str, Any], Any], Mapping[str, MetricFormat] | None]
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -64,17 +65,50 @@ def formats_of(task: Task) -> dict[str, MetricFormat]:
 
 
 PRIMARY = "primary"
-"""The objective that stands for a task's primary metric."""
+"""The objective that stands for the first metric of a search's evaluator: the task's primary one, as a rule."""
 
 
-def named_objectives(objectives: Sequence[str], task: Task) -> list[str]:
-    """Return objectives with the name of the task's primary metric in place of ``primary``.
+@dataclass(frozen=True)
+class SearchMetrics:
+    """What the trials of a search are measured by.
 
-    >>> from types import SimpleNamespace
-    >>> named_objectives(["primary", "-macs"], SimpleNamespace(primary="accuracy", metrics={}))
-    ['accuracy', '-macs']
+    Args:
+        formats: the evaluator's metrics and how they read, the first one first.
     """
-    return [objective_of(task) if name == PRIMARY else name for name in objectives]
+
+    formats: Mapping[str, MetricFormat]
+
+    @property
+    def default(self) -> str:
+        """The objective of a search that names none: the first metric, after ``-`` if less of it is better."""
+        return objective_in(self.formats, next(iter(self.formats)))
+
+    def named(self, objectives: Sequence[str]) -> list[str]:
+        """Return objectives with the name of the first metric in place of ``primary``.
+
+        >>> SearchMetrics({"loss": MetricFormat(higher_is_better=False)}).named(["primary", "-macs"])
+        ['-loss', '-macs']
+        """
+        return [self.default if name == PRIMARY else name for name in objectives]
+
+    def error_kind(self, objective: str) -> ErrorKind:
+        """Return how the standard error of an objective is computed; a cost has no sampling error."""
+        form = self.formats.get(objective.removeprefix("-"))
+        return "unknown" if form is None else form.error_kind
+
+    def besides(self, task: Task) -> dict[str, Any]:
+        """Return the metrics that the task does not measure, JSON-plain: name → how it reads."""
+        of_task = {task.primary, *formats_of(task)}
+        return {name: asdict(form) for name, form in self.formats.items() if name not in of_task}
+
+
+def search_metrics(evaluator: Evaluator, task: Task) -> SearchMetrics:
+    """Return what a search with an evaluator measures of its trials.
+
+    Raises:
+        UsageError: the task does not measure what the evaluator needs.
+    """
+    return SearchMetrics(evaluator.metrics(task.primary, formats_of(task)))
 
 
 def objective_of(task: Task) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Plan:
         budgets: the bounds of each winner, as written: by cost, or a list of bounds to meet together.
         objectives: what to maximise, or ``None`` for the task's primary metric.
         stages: in order.
+        observers: those who hear what happens in the run; null entries are skipped.
     """
 
     recipe: dict[str, Any]
@@ -72,6 +73,7 @@ class Plan:
     budgets: Budgets
     objectives: list[str] | None
     stages: list[PlannedStage]
+    observers: list[Any] = field(default_factory=list)
 
     def file_plugins(self) -> AbstractContextManager[None]:
         """Let the one-file plugins of this recipe be found inside the block, and those of no other recipe.

@@ -10,7 +10,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -29,12 +29,14 @@ class Note:
         source: the package or file that it comes from, ``climb.py``.
         home: the top-level module of its code.
         built_in: whether it is part of nasframe.
+        use: its name and options as JSON; notes of one plugin are equal whatever its options.
     """
 
     plugin: str
     source: str
     home: str
     built_in: bool
+    use: str = field(default="", compare=False)
 
 
 _notes: dict[int, tuple[weakref.ref[Any], Note]] = {}  # by the id of the object, or of a function's code
@@ -49,6 +51,14 @@ def note(made: Any, about: Note) -> None:
     except TypeError:  # a number, for example, which raises nothing
         return
     _notes[key] = (reference, about)
+
+
+def use_noted(made: Any) -> str:
+    """Return the name and the options that the registry made an object with, as JSON; empty for other objects."""
+    reference, about = _notes.get(id(getattr(made, "__code__", made)), (None, None))
+    if reference is None or about is None or reference() is None:
+        return ""
+    return about.use
 
 
 def plugin_error(error: BaseException) -> PluginError | None:

@@ -6,8 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
 
 Advance = Callable[[int, int, str], None]
+_open: ContextVar[Bars | None] = ContextVar("open bars", default=None)
 
 
 class Progress:
@@ -37,19 +43,54 @@ class Progress:
             TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True), TextColumn("{task.fields[note]}"),
         )  # fmt: skip
         with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-            task = bars.add_task(title, total=None, note="", rate="")
-
-            def advance(done: int, total: int, note: str = "") -> None:
-                speed = bars.tasks[0].finished_speed or bars.tasks[0].speed
-                rate = f"{speed:.1f}/s" if speed else ""
-                bars.update(task, completed=done, total=total, note=note, rate=rate)
-
-            yield advance
+            opened = _open.set(bars)
+            try:
+                yield _row(bars, title)
+            finally:
+                _open.reset(opened)
 
     def say(self, text: str) -> None:
         """Print a line to the error stream, if bars are shown."""
         if self.visible:
             print(text, file=sys.stderr)
+
+
+SILENT = Progress(False)
+"""Shows nothing."""
+
+
+@contextmanager
+def phase(title: str) -> Iterator[Advance]:
+    """Show a part of what the open bar is about in a row below it, and yield the function that moves it.
+
+    Without an open bar nothing is shown, so that what reads or tokenises data need not know who waits for it.
+
+    >>> with phase("reading") as advance:
+    ...     advance(1, 2, "")
+    """
+    bars = _open.get()
+    if bars is None:
+        yield _silent
+        return
+    advance = _row(bars, title)
+    row = bars.task_ids[-1]
+    try:
+        yield advance
+    finally:
+        bars.remove_task(row)
+
+
+def _row(bars: Bars, title: str) -> Advance:
+    """Add a row to open bars and return the function that moves it."""
+    row = bars.add_task(title, total=None, note="", rate="")
+
+    def advance(done: int, total: int, note: str = "") -> None:
+        task = next(task for task in bars.tasks if task.id == row)
+        speed = task.finished_speed or task.speed
+        rate = f"{speed:.1f}/s" if speed else ""
+        bars.update(row, completed=done, total=total, note=note, rate=rate)
+
+    return advance
 
 
 def _silent(done: int, total: int, note: str = "") -> None:

@@ -22,7 +22,7 @@ import sysconfig
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -170,6 +170,17 @@ def _leads_to(path: str, hidden: Iterable[str]) -> bool:
     if os.path.isfile(os.path.join(path, "run.db")):
         return True
     return any(_lies_in(place, path) for place in hidden)
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Record nothing that this thread reads in the block: no result depends on it, or it follows from other files."""
+    was_busy = getattr(_busy, "now", False)
+    _busy.now = True
+    try:
+        yield
+    finally:
+        _busy.now = was_busy
 
 
 # ---- the hook

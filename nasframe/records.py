@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Le, Lt, Predicate, doc
@@ -70,6 +71,9 @@ TrainerRef: TypeAlias = Annotated[Any, Ref("trainer")]
 ModifierRef: TypeAlias = Annotated[Any, Ref("modifier")]
 SpaceRef: TypeAlias = Annotated[Any, Ref("space")]
 ExporterRef: TypeAlias = Annotated[Any, Ref("exporter")]
+EvaluatorRef: TypeAlias = Annotated[Any, Ref("evaluator")]
+EstimatorRef: TypeAlias = Annotated[Any, Ref("estimator")]
+ObserverRef: TypeAlias = Annotated[Any, Ref("observer")]
 
 
 def canonical_json(value: Any) -> str:
@@ -104,7 +108,8 @@ class Trial:
         state: ``done`` (evaluated), ``repeat`` (answered from the archive), ``screened`` (breaks a
             constraint, not evaluated) or ``failed`` (evaluation raised or gave a number that is not finite).
         origin: ``train`` (score is a negative training loss) or ``search``.
-        examples: the number of examples behind the score; ``None`` means the whole split.
+        examples: the number of examples behind the score; ``None`` means the whole split. An evaluator that broke off
+            leaves fewer than the search asked for; the score is then an estimate, and the trial cannot win.
 
     >>> Trial(arch={"layers": [0, 1]}, score=0.9).state
     'done'
@@ -139,6 +144,49 @@ class PairCosts:
     second: str
     kinds: tuple[Sequence[int], Sequence[int]]
     costs: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An architecture as a graph, for reports.
+
+    Args:
+        nodes: node → the text in its box.
+        edges: pairs of nodes, from the one whose output is read to the one that reads it.
+
+    Raises:
+        ValueError: an edge from or to a node that is not there.
+
+    >>> Drawing({"x": "input", "0": "conv 3"}, [("x", "0")]).edges
+    [('x', '0')]
+    """
+
+    nodes: Mapping[str, str]
+    edges: Sequence[tuple[str, str]]
+
+    def __post_init__(self) -> None:
+        for source, target in self.edges:
+            for node in (source, target):
+                if node not in self.nodes:
+                    raise ValueError(f"an edge names the node {node!r}. There are: {', '.join(self.nodes)}.")
+
+    def depths(self) -> dict[str, int] | None:
+        """Return node → the most edges on a way to it; ``None`` if edges lead in a circle.
+
+        >>> Drawing({"a": "", "b": "", "c": ""}, [("a", "b"), ("b", "c"), ("a", "c")]).depths()
+        {'a': 0, 'b': 1, 'c': 2}
+        """
+        depths = dict.fromkeys(self.nodes, 0)
+        # Longest ways of n nodes have at most n - 1 edges, so that nothing moves in the n-th round.
+        for _ in self.nodes:
+            moved = False
+            for source, target in self.edges:
+                if depths[target] <= depths[source]:
+                    depths[target] = depths[source] + 1
+                    moved = True
+            if not moved:
+                return depths
+        return None
 
 
 @dataclass(frozen=True)
@@ -189,8 +237,9 @@ class Batch:
 
     Args:
         inputs: the network's keyword inputs, whatever its task names them; the first dimension of each is the batch.
-        labels: ``(batch,)`` class indices, or floats for regression; ``(batch, length)`` if each token has one,
-            with :data:`IGNORED` for tokens that do not count.
+        labels: ``(batch,)`` class indices, or floats for regression; ``(batch, length)`` if each token has one, with
+            :data:`IGNORED` for tokens that do not count; ``(batch, labels)``, 0 or 1, if several labels may hold for
+            an example.
         ids: ``(batch,)`` positions of the examples in their split, stable over epochs and runs.
     """
 
@@ -226,12 +275,17 @@ class Evaluation:
         predictions: column → list, one entry an example (``id``, ``label``, ``prediction`` and the like).
         examples: the number of examples used.
         tokens: token positions that went through the network, padding included.
+        broken_off: whether an evaluator stopped early, because the architecture can no longer win. The metrics are then
+            estimates, and ``examples`` is less than was asked for.
+        backward: whether gradients were computed, too; the ledger counts a backward pass as two forward passes.
     """
 
     metrics: Mapping[str, float]
     predictions: Mapping[str, Sequence[Any]]
     examples: int
     tokens: int
+    broken_off: bool = False
+    backward: bool = False
 
 
 @dataclass(frozen=True)
@@ -452,6 +506,7 @@ class SplitSummary:
         measured: texts that were tokenised for these two; less than ``rows`` if ``cut`` is an estimate.
         blocks: examples that the texts were packed into; ``None`` if each row is an example.
         tokens: tokens of all texts together, if they were packed.
+        without_label: rows for which no label holds, if a row may have several; else ``None``.
     """
 
     name: str
@@ -467,6 +522,7 @@ class SplitSummary:
     measured: int = 0
     blocks: int | None = None
     tokens: int | None = None
+    without_label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -480,6 +536,7 @@ class DataSummary:
         unused: rows that were read and are in no split, because the recipe limits the training examples.
         max_length: tokens at which a text is cut; of packed texts the length of a block.
         noun: what a row holds: ``text``, ``image`` or ``document``.
+        independent: whether several of the labels may hold for one row.
     """
 
     sources: Sequence[DataSource]
@@ -488,3 +545,49 @@ class DataSummary:
     unused: int = 0
     max_length: int | None = None
     noun: str = "text"
+    independent: bool = False
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What observers know about the run that they observe.
+
+    Args:
+        directory: the run directory.
+        recipe: the resolved recipe, JSON-plain, with the run's seed.
+        name: the run's name, as the recipe gives it.
+        stages: the names of the run's stages, in order.
+
+    >>> run = RunInfo(Path("runs/first"), {"seed": 0}, "first", ("teacher", "search"))
+    >>> run.stages.index("search")
+    1
+    """
+
+    directory: Path
+    recipe: Mapping[str, Any]
+    name: str
+    stages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What a run keeps of one of its models.
+
+    Args:
+        stage: the stage that made it.
+        directory: where its files lie; ``None`` if no stage has written it yet.
+        arch: the architecture that it was extracted with; ``None`` for any other network.
+        budget: the budget that its name ends with, as in ``best@50%``, if any.
+        metrics: split → metric → value, as far as it was evaluated.
+        costs: cost → value, as far as they were measured.
+
+    >>> StoredModel("search", None, {"layers": 6}, "50%", {"dev": {"accuracy": 0.9}}, {}).metrics["dev"]
+    {'accuracy': 0.9}
+    """
+
+    stage: str
+    directory: Path | None
+    arch: Arch | None
+    budget: str | None
+    metrics: Mapping[str, Mapping[str, float]]
+    costs: Mapping[str, float]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import hookspecs
 from nasframe.errors import NasframeError, PluginError, UsageError, listing, suggestion
-from nasframe.interfaces import JoinableDomain, TaskFactoryTraits, traits_of
+from nasframe.interfaces import JoinableDomain, SamplerTraits, TaskFactoryTraits, traits_of
 from nasframe.notices import say
 from nasframe.plugin_errors import Note, described, naming_plugins, note
 from nasframe.plugin_loading import (
@@ -64,13 +64,17 @@ __all__ = [
     "plugin_manager",
     "plugins",
     "plural",
+    "refuse_domain",
     "registrations",
     "reserved_faults",
     "use_of",
     "visible_files",
 ]  # fmt: skip
 
-KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model", "exporter", "family")
+KINDS = (
+    "space", "sampler", "trainer", "estimator", "evaluator", "modifier", "transform", "task", "model", "exporter",
+    "family", "observer",
+)  # fmt: skip
 PLURALS = {"family": "families"}
 RESERVED = {"sampler": ("join",)}
 """Options that the framework itself understands on every plugin of a kind."""
@@ -401,8 +405,8 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     """Make a plugin's object from its name and options.
 
     Args:
-        kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``modifier``, ``transform``, ``task``, ``model``,
-            ``exporter`` or ``family``.
+        kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``evaluator``, ``modifier``, ``transform``, ``task``,
+            ``model``, ``exporter``, ``family`` or ``observer``.
         use: the plugin's name, or ``{"use": name, option: value}``; an object is returned as it is.
         inject: arguments from the framework, for a factory that asks for them by name (``domain``, ``seed`` …).
         options: the plugin's options; injected arguments may be given here too.
@@ -423,13 +427,16 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     # Both take out of the options what the factory does not get as an option, so the rest can be checked.
     injected = _injected(factory, inject or {}, remaining)
     if kind == "sampler":
+        if "domain" in injected:
+            refuse_domain(f"sampler {name!r}", injected["domain"], traits_of(SamplerTraits, factory).needs)
         _join_knobs(name, injected, remaining)
     checked = _checked(f"{kind} {name!r}", factory, injected, remaining)
     arguments = _arguments(factory, injected, checked)
     plugin = _called(entry, factory, arguments)
     # Noted with the module of the factory's code: an error in a helper of that package is this plugin's, too.
     home, _, _ = str(getattr(factory, "__module__", "")).partition(".")
-    note(plugin, Note(str(entry), entry.package, home, built_in=entry.package == "nasframe"))
+    made_with = json.dumps({"use": name, **checked}, sort_keys=True, default=str)
+    note(plugin, Note(str(entry), entry.package, home, entry.package == "nasframe", made_with))
     return plugin
 
 
@@ -457,6 +464,38 @@ def _injected(factory: Callable[..., Any], inject: Mapping[str, Any], options: d
         if name in INJECTED and name in options:
             injected[name] = options.pop(name)
     return injected
+
+
+def refuse_domain(sampler: str, domain: Any, needs: Iterable[str]) -> None:
+    """Make sure that a domain has the optional members that a sampler needs.
+
+    Args:
+        sampler: the sampler in a sentence, ``sampler 'grid'``.
+        domain: what it is to propose from.
+        needs: names of members of domains.
+
+    Raises:
+        UsageError: the domain lacks some of them; names the samplers that would work with it.
+    """
+    lacking = [name for name in needs if not hasattr(domain, name)]
+    if not lacking:
+        return
+    members = " and ".join(map(repr, lacking))
+    sentence = f"{sampler} needs a domain with {members}, which {type(domain).__name__} does not have."
+    raise UsageError(f"{sentence} Samplers for this domain: {listing(_samplers_for(domain)) or 'none'}.")
+
+
+def _samplers_for(domain: Any) -> list[str]:
+    """Return the names of the samplers that need nothing that a domain lacks."""
+    names = []
+    for name, entry in factories("sampler").items():
+        try:
+            needs = traits_of(SamplerTraits, entry.load()).needs
+        except UsageError:  # of a library that is not installed
+            continue
+        if all(hasattr(domain, member) for member in needs):
+            names.append(name)
+    return names
 
 
 def _join_knobs(name: str, injected: dict[str, Any], options: dict[str, Any]) -> None:

@@ -26,22 +26,30 @@ class Kind:
     Args:
         injected: arguments of the contract's ``make``.
         usage: the part of a recipe that names the plugin.
+        registers: the kind that it is registered as, if that is another one: no recipe names domains, but spaces that
+            have one.
     """
 
     injected: tuple[str, ...]
     usage: str
+    registers: str = ""
 
 
 KINDS = {
     "space": Kind(("config",), "space: {{use: {name}, smallest: 2}}"),
+    "domain": Kind((), "space: {{use: {name}, smallest: 2}}", registers="space"),
     "sampler": Kind(("domain", "seed"), "stages:\n  - search: {{sampler: {{use: {name}, restart: 0.2}}}}"),
     "trainer": Kind((), "trainer: {{use: {name}, clip: 0.5}}"),
     "estimator": Kind((), "budgets: {{{name}: 50%}}"),
+    "evaluator": Kind(
+        ("seed",), "stages:\n  - search: {{sampler: random, evaluator: {{use: {name}, batch_size: 64}}}}"
+    ),
     "modifier": Kind((), "stages:\n  - train: {{epochs: 1, modifiers: [{{use: {name}, strength: 1e-4}}]}}"),
     "transform": Kind(("seed",), "stages:\n  - transform: {{use: {name}, digits: 10}}"),
     "task": Kind(("tokenizer", "seed"), "task: {{use: {name}, size: 512}}"),
     "model": Kind((), "model: {{use: {name}, layers: 6}}"),
     "family": Kind((), "plugins: []  # no recipe names families: installed, {name} takes care of its networks"),
+    "observer": Kind((), "observers: [{{use: {name}, file: stages.txt}}]"),
     "exporter": Kind((), "stages:\n  - export: {{mode: {{use: {name}, precision: bfloat16}}}}"),
 }
 OWN = {"transform": ()}
@@ -52,7 +60,7 @@ def new(kind: str, name: str, out: Path | None = None) -> Path:
     """Write a distribution with a working plugin.
 
     Args:
-        kind: ``sampler``, ``estimator`` …, see ``nasframe.registry.KINDS``.
+        kind: ``sampler``, ``estimator`` …, see :data:`KINDS`.
         name: the plugin's name in recipes.
         out: the new folder; default: ``nasframe-NAME`` in the current one.
 
@@ -68,9 +76,12 @@ def new(kind: str, name: str, out: Path | None = None) -> Path:
         raise UsageError(
             f"{name!r} cannot name a plugin. Expected small letters and digits, - or _ between them: 'my_sampler'."
         )
-    registered = registry.factories(kind).get(name)
+    registered_kind = registered_as(kind)
+    registered = registry.factories(registered_kind).get(name)
     if registered is not None:
-        raise UsageError(f"{kind} {name!r} is already registered, by {registered.source}. Choose another name.")
+        raise UsageError(
+            f"{registered_kind} {name!r} is already registered, by {registered.source}. Choose another name."
+        )
     folder = Path(out) if out is not None else Path(f"nasframe-{name.replace('_', '-')}")
     if os.path.lexists(folder):
         raise UsageError(f"{folder}: exists already. Expected a new folder; choose another with --out.")
@@ -91,6 +102,15 @@ def new(kind: str, name: str, out: Path | None = None) -> Path:
     return folder
 
 
+def registered_as(kind: str) -> str:
+    """Return the kind that a new plugin is registered as.
+
+    >>> registered_as("sampler"), registered_as("domain")
+    ('sampler', 'space')
+    """
+    return KINDS[kind].registers or kind
+
+
 def rendered(kind: str, name: str) -> dict[str, str]:
     """Return the files of a distribution, path → text."""
     import jinja2
@@ -99,8 +119,13 @@ def rendered(kind: str, name: str) -> dict[str, str]:
     module = "_".join(words)
     package = f"nasframe_{module}"
     facts = KINDS[kind]
+    registered = registered_as(kind)
     values = {
         "kind": kind,
+        "registered": registered,
+        "hook": f"register_{registry.plural(registered)}",
+        "registered_cls": _class_name(words, registered),
+        "space_cls": _class_name(words, "space"),
         "name": name,
         "package": package,
         "distribution": package.replace("_", "-"),
@@ -118,7 +143,7 @@ def rendered(kind: str, name: str) -> dict[str, str]:
         "tox.ini": "tox.ini",
         f"{package}/__init__.py": "init.py",
         f"{package}/{kind}.py": f"{kind}.py",
-        f"tests/test_{module}.py": "test.py",
+        f"tests/test_{module}.py": "test_domain.py" if kind == "domain" else "test.py",
     }
     loader = jinja2.FileSystemLoader(TEMPLATES)
     # StrictUndefined: a misspelled name in a template fails here, and not as a hole in somebody's new package.

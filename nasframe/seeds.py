@@ -7,6 +7,10 @@ needs no generator state for numbers that are drawn by name.
 from __future__ import annotations
 
 import hashlib
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,3 +39,34 @@ def generator(seed: int, *names: str | int) -> np.random.Generator:
     import numpy as np
 
     return np.random.default_rng(stream_seed(seed, *names))
+
+
+@contextmanager
+def unchanged_generators() -> Iterator[None]:
+    """Restore the global random generators after the block: Python's, and those of numpy and torch if they are loaded.
+
+    >>> import random
+    >>> before = random.getstate()
+    >>> with unchanged_generators():
+    ...     _ = random.random()
+    >>> random.getstate() == before
+    True
+    """
+    numpy = sys.modules.get("numpy")
+    torch = sys.modules.get("torch")
+    python_state = random.getstate()
+    numpy_state = numpy.random.get_state() if numpy else None
+    torch_state = torch.get_rng_state() if torch else None
+    # Only of a GPU that is in use: to ask another one would start it.
+    uses_gpu = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
+    gpu_states = torch.cuda.get_rng_state_all() if torch and uses_gpu else []
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        if numpy:
+            numpy.random.set_state(numpy_state)
+        if torch:
+            torch.set_rng_state(torch_state)
+        if torch and uses_gpu:
+            torch.cuda.set_rng_state_all(gpu_states)

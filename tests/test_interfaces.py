@@ -14,8 +14,10 @@ from nasframe.interfaces import (
     BoundedDomain,
     CountableDomain,
     CrossableDomain,
+    DrawableDomain,
     EncodedDomain,
     EnumerableDomain,
+    FeaturedDomain,
     FileBacked,
     JoinableDomain,
     KnobDomain,
@@ -69,7 +71,8 @@ def test_a_domain_of_knobs_has_every_optional_member_and_another_none():
     protocols = OPTIONAL["domain"]
     assert {KnobDomain, CountableDomain, EnumerableDomain, BoundedDomain, CrossableDomain} <= set(protocols)
     assert {RestrictableDomain, JoinableDomain, EncodedDomain} <= set(protocols)
-    assert all(isinstance(domain, protocol) for protocol in protocols)
+    assert FeaturedDomain in protocols
+    assert all(isinstance(domain, protocol) for protocol in set(protocols) - {DrawableDomain})  # knobs are no graph
     assert not any(isinstance(object(), protocol) for protocol in protocols)
     assert (size_of(domain), ends_of(domain)) == (6, [{"a": 1, "b": 1}, {"a": 2, "b": 3}])
     assert (size_of(object()), ends_of(object())) == (float("inf"), [])

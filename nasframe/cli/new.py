@@ -10,7 +10,13 @@ import typer
 
 def new(
     kind: Annotated[
-        str, typer.Argument(help="sampler, estimator, modifier, transform, space, task, trainer or model.")
+        str,
+        typer.Argument(
+            help=(
+                "sampler, space, domain, estimator, evaluator, modifier, transform, task, trainer, model, family, "
+                "exporter or observer."
+            )
+        ),
     ],
     name: Annotated[str, typer.Argument(help="The plugin's name in recipes.")],
     out: Annotated[
@@ -23,4 +29,4 @@ def new(
     folder = scaffold.new(kind, name, out)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         print(path)
-    print(f"\nNext: pip install -e {folder}, then: nasframe plugins check {kind}/{name}")
+    print(f"\nNext: pip install -e {folder}, then: nasframe plugins check {scaffold.registered_as(kind)}/{name}")

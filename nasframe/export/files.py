@@ -152,12 +152,29 @@ def write_companions(
     write_preprocessor(target, card.get(IMAGE_PROCESSOR))
     if tokenizer is not None:
         _write_tokenizer(target, tokenizer)
-    text = card_text(name or target.name, model, loading, card, registry.model_facts(model), tokenizer is not None)
+    loader = tokenizer_class(tokenizer, loading)
+    text = card_text(name or target.name, model, loading, card, registry.model_facts(model), loader)
     (target / "README.md").write_text(text, encoding="utf-8")
 
 
 LOADING_OPTIONS = ("is_local", "local_files_only", "name_or_path")
 """What transformers keeps in a tokenizer's file of how it was loaded on this machine."""
+
+
+def tokenizer_class(tokenizer: Any, loading: Loading) -> str:
+    """Return the class of transformers that loads a model's tokenizer without a question; empty without a tokenizer.
+
+    ``AutoTokenizer`` reads ``config.json`` first, and asks whether the modelling file that it names may be run. The
+    tokenizer needs none of it, and its own class does not look there.
+    """
+    if tokenizer is None:
+        return ""
+    if not loading.arguments.get("remote"):
+        return "AutoTokenizer"
+    import transformers
+
+    name = type(tokenizer).__name__
+    return name if getattr(transformers, name, None) is type(tokenizer) else "AutoTokenizer"
 
 
 def _write_tokenizer(target: Path, tokenizer: Any) -> None:
@@ -333,7 +350,7 @@ def card_text(
     loading: Loading,
     card: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,
-    tokenizer: bool = False,
+    tokenizer: str = "",
 ) -> str:
     """Return the text of a model card.
 
@@ -347,7 +364,7 @@ def card_text(
             share); ``base``, the ``name``, ``license`` … of the model that it was made from; ``over_budget``;
             ``limits``, sentences on what the numbers do not show.
         facts: what plugins say about the network; text and numbers are written.
-        tokenizer: whether there is a tokenizer.
+        tokenizer: the class of transformers that loads the tokenizer; empty if there is none.
     """
     from jinja2 import Environment, PackageLoader
 

@@ -75,11 +75,14 @@ class Described(nn.Module):
         """Return the part whose parameters and bytes count as the network's costs: by default all of it."""
         return self
 
-    def part(self, name: str) -> nn.Module | None:
-        """Return a part whose parameters are a cost of their own; by default ``None``, which cannot be counted.
+    def part(self, name: str) -> Sequence[nn.Module] | None:
+        """Return the modules of a part of the network, so that ``encoder_params`` and ``backbone_params`` count it.
 
         Args:
-            name: ``encoder``, its layers; or ``backbone``, all but the head.
+            name: ``encoder``, the layers between embeddings and head, or ``backbone``, all but the head.
+
+        Returns:
+            The modules; ``None``, the default, if the network has no such part.
         """
         return None
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch.nn import functional
 
 from nasframe.records import IGNORED
+
+if TYPE_CHECKING:
+    from nasframe.interfaces import OutputKind
 
 
 def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -67,6 +72,56 @@ def soft_cross_entropy(student: torch.Tensor, teacher: torch.Tensor, temperature
     log_p = functional.log_softmax(student.float() / temperature, dim=-1)
     entropies = -(q * log_p).sum(-1)
     return entropies.mean()
+
+
+def independent_distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Return ``T² · KL(Bernoulli(σ(teacher / T)) ‖ Bernoulli(σ(student / T)))``, the mean over batch and outputs.
+
+    It is :func:`distillation` for outputs that each say yes or no: a label's two logits are its own and 0.
+
+    Args:
+        student: logits ``(batch, outputs)``.
+        teacher: logits of the same shape; they get no gradient.
+        temperature: how soft all distributions are made.
+
+    Returns:
+        A scalar in float32, 0 if both agree.
+
+    >>> logits = torch.tensor([[1.0, -2.0]])
+    >>> float(independent_distillation(logits, logits, temperature=5.0))
+    0.0
+    """
+    divergences = bernoulli_divergences(student.float() / temperature, teacher.detach().float() / temperature)
+    return temperature**2 * divergences.mean()
+
+
+def bernoulli_divergences(ours: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Return ``KL(Bernoulli(σ(expected)) ‖ Bernoulli(σ(ours)))`` of logits, element by element."""
+    q = torch.sigmoid(expected)
+    of_yes = functional.logsigmoid(expected) - functional.logsigmoid(ours)
+    of_no = functional.logsigmoid(-expected) - functional.logsigmoid(-ours)
+    return q * of_yes + (1 - q) * of_no
+
+
+def matching(kind: OutputKind, student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Return how far a student's outputs are from its teacher's, as a loss that suits what the outputs are.
+
+    Args:
+        kind: of the task's outputs, see :func:`nasframe.interfaces.output_kind`: classes are compared by
+            :func:`distillation`, independent labels by :func:`independent_distillation`, numbers by their mean squared
+            difference.
+        student: ``(batch, outputs)``.
+        teacher: the same shape; it gets no gradient.
+        temperature: how soft distributions are made; numbers have none.
+
+    >>> float(matching("numbers", torch.tensor([[1.0]]), torch.tensor([[3.0]])))
+    4.0
+    """
+    if kind == "numbers":  # one output, whose softmax would always be 1
+        return functional.mse_loss(student.float(), teacher.detach().float())
+    if kind == "independent":
+        return independent_distillation(student, teacher, temperature)
+    return distillation(student, teacher, temperature)
 
 
 def masked_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

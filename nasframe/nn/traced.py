@@ -161,22 +161,20 @@ def parameters(net: nn.Module) -> float:
     return float(sum(parameter.numel() for parameter in counted(net).parameters()))
 
 
-def parameters_of_part(net: nn.Module, part: str) -> float:
-    """Return the number of parameters of a part of a network.
+def part_parameters(net: nn.Module, part: str) -> float:
+    """Return the number of parameters in a part of a network that says which modules it has, tied ones once.
 
     Args:
         net: the network.
-        part: ``all``, ``backbone`` or ``encoder``.
+        part: ``encoder`` or ``backbone``.
 
     Raises:
-        UncountableError: the network does not name such a part.
+        UncountableError: the network does not say.
     """
-    if part == "all":
-        return parameters(net)
-    module = net.part(part) if isinstance(net, Described) else None
-    if module is None:
+    modules = net.part(part) if isinstance(net, Described) else None
+    if modules is None:
         raise UncountableError(f"it has no part {part!r} that is known")
-    return float(sum(parameter.numel() for parameter in module.parameters()))
+    return parameters(nn.ModuleList(modules))
 
 
 def size(net: nn.Module) -> float:

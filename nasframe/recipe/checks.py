@@ -33,7 +33,7 @@ from nasframe.recipe.yaml import KeyPath, dotted
 from nasframe.records import MetricFormat
 from nasframe.search.constraints import parse_bounds
 
-CHEAP = ("modifier", "transform")
+CHEAP = ("modifier", "transform", "evaluator")
 """Kinds whose factories do no work. They are made, so that they can refuse options that do not go together."""
 SHOWN_OF_BOUND = 20
 """How many characters of an unreadable bound an error quotes."""
@@ -256,8 +256,16 @@ class Checker:
 
     # ---- bounds, objectives and metrics
 
-    def limits(self, holder: Mapping[str, Any], path: KeyPath) -> None:
-        """Check constraints, budgets and objectives: names of costs, and bounds that can be read."""
+    def limits(
+        self, holder: Mapping[str, Any], path: KeyPath, metrics: Mapping[str, MetricFormat] | None = None
+    ) -> None:
+        """Check constraints, budgets and objectives: names of costs, and bounds that can be read.
+
+        Args:
+            holder: the recipe, or the options of a stage.
+            path: where they stand.
+            metrics: what objectives may name besides costs; default: what the task measures, as far as that is known.
+        """
         for key in ("constraints", "budgets"):
             bounds = holder.get(key)
             if isinstance(bounds, dict):
@@ -270,7 +278,7 @@ class Checker:
         objectives = holder.get("objectives")
         if isinstance(objectives, list):
             for number, name in enumerate(objectives):
-                self._objective(str(name), (*path, "objectives", number))
+                self._objective(str(name), (*path, "objectives", number), metrics or self.metrics)
 
     def _bounds_of_cost(self, key: str, cost: str, value: Any, path: KeyPath) -> None:
         """Check the bounds of one cost: one, or a list of them."""
@@ -304,23 +312,32 @@ class Checker:
                 continue
             self._bounds_of_cost("budgets", cost, value, (*path, cost))
 
-    def _objective(self, objective: str, path: KeyPath) -> None:
-        """Check one objective of a search: a metric of the task, or a cost after ``-``."""
+    def _objective(self, objective: str, path: KeyPath, metrics: Mapping[str, MetricFormat] | None) -> None:
+        """Check one objective of a search: a metric, or a cost after ``-``."""
+        fault = self.objective_fault(objective, metrics)
+        if fault:
+            self.problem(path, fault)
+
+    def objective_fault(self, objective: str, metrics: Mapping[str, MetricFormat] | None) -> str:
+        """Say why a search cannot have an objective, or nothing; its cost is wanted then.
+
+        Args:
+            objective: a metric, or a cost after ``-``.
+            metrics: what is measured; ``None`` if that is not known.
+        """
         if objective == PRIMARY:
-            return
+            return ""
         name = objective.removeprefix("-")
-        fault = ""
         higher_is_better = False
         if name in self.costs:
             self.wanted[name] = None
             higher_is_better = traits_of(EstimatorTraits, self._estimator(name)).higher_is_better
         # If the task's options do not tell what it measures, only costs can be checked: any other name may be a metric.
-        if self.metrics is not None:
-            fault = objective_fault(objective, self.metrics, self.costs, higher_is_better)
-        elif name in self.costs and not self.task_is_wrong:
-            fault = objective_fault(objective, {}, self.costs, higher_is_better)
-        if fault:
-            self.problem(path, fault)
+        if metrics is not None:
+            return objective_fault(objective, metrics, self.costs, higher_is_better)
+        if name in self.costs and not self.task_is_wrong:
+            return objective_fault(objective, {}, self.costs, higher_is_better)
+        return ""
 
     def task(self, use: Mapping[str, Any] | None, space: Any) -> None:
         """Find out what the task measures, and check its option ``metric``.

@@ -5,6 +5,7 @@ A refusal is a fault, as ``nasframe.options`` has it: a path in the recipe, or i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from nasframe.interfaces import (
     FileCheckingTaskFactory,
     LocalTokenizerModel,
     OutlinedModel,
+    SearchJob,
     SkeletonModel,
     TaskFactoryTraits,
     TrainJob,
@@ -22,6 +24,7 @@ from nasframe.interfaces import (
     traits_of,
     written_arch,
 )
+from nasframe.measures import PRIMARY
 from nasframe.options import Fault
 from nasframe.outline import Outline, sizes_suffice
 from nasframe.plan import PlannedStage, distils, needs_space, own_task, same_shape, uses_supernet
@@ -29,6 +32,7 @@ from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.supernets import makes_supernet, supernet_faults
 from nasframe.recipe.yaml import KeyPath
 from nasframe.records import TrainOptions
+from nasframe.search.restrict import restrict
 from nasframe.stages.teachers import EXPECTED
 from nasframe.stages.trials import split_fit
 
@@ -243,7 +247,7 @@ def refusals(plan: Plan) -> Iterator[Fault]:
         if stage.verb == "transform":
             of_plugins = _transform_refusals(plan, stage, sized)
         elif stage.verb == "search":
-            of_plugins = _fit_refusals(plan, stage, sized)
+            of_plugins = itertools.chain(_fit_refusals(plan, stage, sized), _evaluator_refusals(plan, stage))
         elif stage.verb == "export":
             of_plugins = _export_refusals(plan, stage)
         else:
@@ -262,7 +266,8 @@ def _space_refusals(plan: Plan, number: int, stage: PlannedStage, sized: bool) -
         return
     own_space = stage.options.get("space")
     use = own_space or plan.space
-    net = stand_in(plan, [("space", use)])
+    # A space may be of networks that nasframe does not know: their descriptions stand in for configurations.
+    net = stand_in(plan, [("space", use)]) or _own_skeleton(plan)
     if net is None:
         return
     in_stage: KeyPath = ("stages", number, stage.verb)
@@ -293,7 +298,7 @@ def misfits(plan: Plan, stage: PlannedStage, space: Any, inject: Mapping[str, An
     texts: dict[KeyPath, str] = {}
     within = options.get("within")
     if within:
-        texts[("within",)] = _error_of(space.domain.restrict, within)
+        texts[("within",)] = _error_of(restrict, space.domain, within)
     sampler = options.get("sampler")
     if sampler is not None:
         use = plan.sampler if sampler == "shared" else sampler
@@ -384,39 +389,72 @@ def _export_refusals(plan: Plan, stage: PlannedStage) -> Iterator[Fault]:
 
 def _modifier_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
     """Ask the modifiers of a stage, each of which sees all of them."""
+    modifiers = _modifiers_of(plan, stage)
+    yield from _rival_archs(stage, modifiers)
+    yield from _asked(plan, stage, modifiers, "validate", sized, None)
+    yield from _trainer_refusals(plan, stage, modifiers, sized)
+    training: TrainOptions | None = stage.options.get("options")
+    if training is not None and training.max_steps is not None:  # steps of epochs are known with the data
+        yield from length_refusals(plan, stage, sized, training.max_steps)
+
+
+def length_refusals(plan: Plan, stage: PlannedStage, sized: bool, total: int) -> Iterator[Fault]:
+    """Ask the modifiers of a training whether it has enough steps for them.
+
+    Args:
+        plan: the plan.
+        stage: one of its training stages.
+        sized: whether its network has the model's own sizes.
+        total: its optimiser steps.
+
+    Yields:
+        Where in the stage a modifier stands that refuses, and why it does.
+    """
+    yield from _asked(plan, stage, _modifiers_of(plan, stage), "validate_length", sized, total)
+
+
+def _modifiers_of(plan: Plan, stage: PlannedStage) -> dict[int, Any]:
+    """Make the modifiers of a stage, by their numbers in the recipe."""
     inject = {"seed": plan.seed, "base": plan.base}
-    modifiers: dict[int, Any] = {}  # by their numbers in the recipe
+    modifiers = {}
     for number, use in enumerate(stage.options.get("modifiers") or ()):
         if use is not None:  # null switches a modifier off
             modifiers[number] = registry.make("modifier", use, inject)
-    yield from _rival_archs(stage, modifiers)
-    checks: dict[int, Any] = {}  # by the same numbers
+    return modifiers
+
+
+def _asked(
+    plan: Plan, stage: PlannedStage, modifiers: Mapping[int, Any], method: str, sized: bool, total: int | None
+) -> Iterator[Fault]:
+    """Call an optional method of modifiers with the planned job."""
+    checks: dict[int, Any] = {}  # by their numbers in the recipe
     for number, modifier in modifiers.items():
-        validate = member(modifier, "validate")
-        if validate is not None:
-            checks[number] = validate
-    trainer_check = _trainer_check(stage, inject)
-    if not checks and trainer_check is None:  # the job needs a network, which takes torch
+        check = member(modifier, method)
+        if check is not None:
+            checks[number] = check
+    if not checks:  # the job needs a network, which takes torch
         return
     net = skeleton(plan, own_task(stage)) if sized else None
     job = planned_job(plan, stage, list(modifiers.values()), net)
-    for number, validate in checks.items():
-        yield from _refusal(("modifiers", number), "", validate, job)
-    if trainer_check is not None:
-        yield from _refusal(("trainer",), "", trainer_check, job)
+    if total is not None:
+        job.total = total
+    for number, check in checks.items():
+        yield from _refusal(("modifiers", number), "", check, job)
 
 
-def _trainer_check(stage: PlannedStage, inject: Mapping[str, Any]) -> Callable[[TrainJob], None] | None:
-    """Return the method by which a stage's trainer refuses its stage, if it has one."""
+def _trainer_refusals(plan: Plan, stage: PlannedStage, modifiers: Mapping[int, Any], sized: bool) -> Iterator[Fault]:
+    """Ask the trainer of a stage, if it checks its stage before any work."""
     use = stage.options.get("trainer")
     if stage.verb != "train" or use is None:
-        return None
+        return
     name, _ = registry.use_of(use)
     # Asked of the class first: most trainers have none, and making one may take an import of torch.
     if member(registry.find("trainer", name).load(), "validate") is None:
-        return None
-    check: Callable[[TrainJob], None] = registry.make("trainer", use, {**inject, "notify": _unheard}).validate
-    return check
+        return
+    trainer = registry.make("trainer", use, {"seed": plan.seed, "base": plan.base, "notify": _unheard})
+    net = skeleton(plan, own_task(stage)) if sized else None
+    job = planned_job(plan, stage, list(modifiers.values()), net)
+    yield from _refusal(("trainer",), "", trainer.validate, job)
 
 
 def _fit_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
@@ -436,6 +474,17 @@ def _fit_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Faul
         options["space"] = stage.options["space"]
     for place, text in _modifier_refusals(plan, PlannedStage(stage.name, "train", options), sized):
         yield ("fit", *place), text
+
+
+def _evaluator_refusals(plan: Plan, stage: PlannedStage) -> Iterator[Fault]:
+    """Ask the evaluator of a search."""
+    evaluator = registry.make("evaluator", stage.options.get("evaluator", "metric"), {"seed": plan.seed})
+    validate = member(evaluator, "validate")
+    if validate is None:
+        return
+    objectives = stage.options.get("objectives") or plan.objectives or [PRIMARY]
+    job = SearchJob(objectives, plan.seed, stage.name)
+    yield from _refusal(("evaluator",), "", validate, job)
 
 
 def _rival_archs(stage: PlannedStage, modifiers: Mapping[int, Any]) -> Iterator[Fault]:
@@ -469,6 +518,8 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
                 arch = written_arch(space, arch)
         except NasframeError:
             net = space = None  # they do not go together, which `_space_refusals` reports
+    if space is not None and use is not None and makes_supernet(use):
+        net = _supernet_skeleton(plan, space, use, net)
     if isinstance(arch, str):
         arch = {}  # the name of one that is still to be found
     estimators = {name: registry.make("estimator", cost) for name, cost in plan.estimators.items()}
@@ -488,6 +539,27 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
         estimators=estimators,
         total=training.max_steps or 1,  # steps of epochs are not known without data
     )
+
+
+def _supernet_skeleton(plan: Plan, space: Any, use: Mapping[str, Any], net: Any) -> nn.Module | None:
+    """Return the super-network that a space makes of a network without values; ``None`` if it needs values."""
+    from nasframe.stages.supernets import made_supernet
+
+    try:
+        return made_supernet(space, net, plan.seed, use["use"])
+    except Exception:  # of a space of somebody's own, which may look at weights; the run will say what is wrong
+        return None
+
+
+def _own_skeleton(plan: Plan) -> nn.Module | None:
+    """Return the plan's network without values, of whatever family it is; ``None`` if its model does not give it."""
+    if not plan.model:
+        return None
+    model = registry.make_model(plan.model, plan.task, {"base": plan.base})
+    if not isinstance(model, SkeletonModel):
+        return None
+    with naming_plugins():
+        return model.skeleton()
 
 
 def skeleton(plan: Plan, task: Mapping[str, Any] | None = None) -> nn.Module | None:

@@ -62,13 +62,18 @@ def start_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
 
 
 def teacher_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
-    """The ``teacher`` of a modifier, or of a search, names a network that was saved or extracted."""
+    """The ``teacher`` of a modifier, an evaluator or a search names a network that was saved or extracted."""
     for place, modifier in _modifiers(stage):
         if not asks_teacher(modifier):
             continue
         teacher = modifier["teacher"]
         if teacher not in known.models:
             yield (*place, "teacher"), missing("saved network", teacher, known.models)
+    evaluator = stage.options.get("evaluator")
+    if stage.verb == "search" and isinstance(evaluator, Mapping) and asks_teacher(evaluator):
+        teacher = evaluator["teacher"]
+        if teacher not in known.models:
+            yield ("evaluator", "teacher"), missing("saved network", teacher, known.models)
     if stage.verb == "search" and stage.options.get("winner") == "agreement":
         teacher = stage.options.get("teacher")
         if isinstance(teacher, str) and teacher not in known.models:

@@ -14,6 +14,7 @@ from typing import Any
 from nasframe import registry
 from nasframe.errors import NasframeError, Problem, RecipeError, listing, suggestion
 from nasframe.interfaces import SpaceTraits, traits_of
+from nasframe.observers import chosen_listeners
 from nasframe.options import validate
 from nasframe.plan import Plan
 from nasframe.recipe.checks import Checker
@@ -79,12 +80,14 @@ class _Parts:
         uses: model, task, space, sampler and trainer, each with all its options; ``None`` for those it does not have.
         declared: its estimators by name.
         bare_space: its space if that has no network, else ``None``.
+        observers: those who hear what happens, each with all its options.
     """
 
     files: PluginFiles
     uses: Mapping[str, dict[str, Any] | None]
     declared: Mapping[str, dict[str, Any]]
     bare_space: Any
+    observers: Sequence[dict[str, Any]]
 
 
 def _plan(check: Checker) -> Plan | None:
@@ -125,7 +128,25 @@ def _check_parts(check: Checker, files: PluginFiles) -> _Parts:
     always = [name for name in ALWAYS if name in check.costs]
     check.wanted = dict.fromkeys([*declared, *always])
     check.limits(check.data, ())
-    return _Parts(files, uses, declared, bare_space)
+    return _Parts(files, uses, declared, bare_space, _checked_observers(check))
+
+
+def _checked_observers(check: Checker) -> list[dict[str, Any]]:
+    """Check the observers, and make each once, so that one that cannot work is refused before the run begins."""
+    observers: list[dict[str, Any]] = []
+    written = check.data.get("observers")
+    for number, value in enumerate(written if isinstance(written, list) else []):
+        place = ("observers", number)
+        count_before = len(check.problems)
+        use = check.use("observer", value, place)
+        if use is None or len(check.problems) > count_before:
+            continue
+        observers.append(use)
+        try:
+            chosen_listeners([use], {"base": check.recipe.base, "notify": lambda place, text: None})
+        except NasframeError as error:
+            check.problem(place, str(error))
+    return observers
 
 
 def _checked_uses(check: Checker) -> dict[str, dict[str, Any] | None]:
@@ -312,6 +333,7 @@ def _put_together(
         "constraints": constraints,
         "budgets": budgets,
         "objectives": objectives,
+        "observers": list(parts.observers),
         "stages": stages.written,
     }
     return Plan(
@@ -329,4 +351,5 @@ def _put_together(
         budgets=budgets or {},
         objectives=objectives,
         stages=stages.planned,
+        observers=list(parts.observers),
     )

@@ -84,6 +84,7 @@ def _top_level(key: str) -> Shape:
         "seed": {"type": "integer"},
         "plugins": TEXTS,
         "objectives": TEXTS,
+        "observers": {"type": "array", "items": _any_of(_reference("observer"), NOTHING)},
         "constraints": _any_of(BOUNDS, NOTHING),
         "budgets": _any_of(BOUNDS, JOINT, NOTHING),
         "estimators": {"type": "object"},
@@ -153,7 +154,7 @@ def _stage(verb: str) -> Shape:
     function = VERBS[verb].function
     options = VERBS[verb].options
     common: Shape = {key: {"type": "string"} for key in common_options(verb)}
-    common["space"] = _reference("space")
+    common["space"] = _any_of(_reference("space"), NOTHING)  # null: the network as it was loaded
     if "task" in common:
         common["task"] = _any_of(_reference("task"), NOTHING)
     if "use" not in options:

@@ -8,9 +8,9 @@ from typing import Any
 
 from nasframe import registry
 from nasframe.declarations import TEACHER, WITH_OWN_TASK, KnownNames, Stage, budgets_of, head_of, outcome_of
-from nasframe.errors import NasframeError, listing, suggestion
+from nasframe.errors import NasframeError, UsageError, listing, suggestion
 from nasframe.folders import shared_folder
-from nasframe.interfaces import TrainerTraits, traits_of
+from nasframe.interfaces import Evaluator, EvaluatorTraits, TrainerTraits, traits_of
 from nasframe.measures import loss_fault
 from nasframe.options import Fault, groups_of, ref_kind, unknown_option, validate
 from nasframe.plan import PlannedStage, needs_space
@@ -20,10 +20,12 @@ from nasframe.recipe.references import CheckedStage, idle_fault, reference_fault
 from nasframe.recipe.stage_list import REPEAT, verb_of
 from nasframe.recipe.top_level import TopLevel
 from nasframe.recipe.yaml import KeyPath
-from nasframe.records import TrainOptions
+from nasframe.records import MetricFormat, TrainOptions
 from nasframe.stages.trials import FitPlugins, split_fit
 from nasframe.stages.verbs import POSITIONAL, VERBS
 
+DEFAULT_EVALUATOR = "metric"
+"""The evaluator of a search that names none, as the verb's signature has it."""
 COMMON = ("name", "from", "space")
 """Options that every stage has; the framework itself understands them."""
 OWN_TASK = "task"
@@ -91,6 +93,8 @@ class StageChecker:
         self.uses = uses
         self.bare_space = bare_space
         self.known = KnownNames(head=head_of(uses["task"]))
+        self.search_metrics: dict[KeyPath, Mapping[str, MetricFormat] | None] = {}
+        """Path of a search → what it measures of its trials, as far as that is known."""
 
     def check_all(self) -> CheckedStages:
         """Check every stage."""
@@ -231,8 +235,42 @@ class StageChecker:
             own["fit"] = self._fit(fit, stage)
         known = VERBS[stage.verb].options
         limits = {key: value for key, value in own.items() if key in known}
-        self.check.limits(limits, stage.path)
+        metrics = None
+        if stage.verb == "search":
+            metrics = self.search_metrics[stage.path] = self._search_metrics(stage, own)
+        self.check.limits(limits, stage.path, metrics)
         return self._checked(stage, own)
+
+    def _search_metrics(self, stage: WrittenStage, own: Mapping[str, Any]) -> Mapping[str, MetricFormat] | None:
+        """Return what a search measures of its trials, as far as that is known; report what its evaluator lacks."""
+        use = own.get("evaluator") or DEFAULT_EVALUATOR
+        try:
+            evaluator: Evaluator = registry.make("evaluator", use, {"seed": 0})
+        except NasframeError:  # reported with the other options
+            return self.check.metrics
+        traits = traits_of(EvaluatorTraits, evaluator)
+        if not traits.reads_select and own.get("examples") is not None:
+            text = "has no effect, because the evaluator measures nothing on 'select'. Expected none."
+            self.check.problem(stage.at("examples"), text)
+        if traits.needs_net and self.bare_space is not None:
+            text = "needs a network, but the recipe's space has none. Expected another evaluator."
+            self.check.problem(stage.at("evaluator"), text)
+        if not self.check.metrics:
+            return self.check.metrics
+        primary = next(iter(self.check.metrics))
+        try:
+            metrics = evaluator.metrics(primary, self.check.metrics)
+        except UsageError as error:
+            self.check.problem(stage.at("evaluator"), str(error))
+            return self.check.metrics
+        shared = self.check.data.get("objectives")
+        if own.get("evaluator") and own.get("objectives") is None and isinstance(shared, list):
+            for objective in map(str, shared):
+                fault = self.check.objective_fault(objective, metrics)
+                if fault:
+                    text = f"does not go with the recipe's objective {objective!r}: {fault} Or give the stage its own."
+                    self.check.problem(stage.at("evaluator"), text)
+        return metrics
 
     def _fit(self, fit: Mapping[str, Any], stage: WrittenStage) -> dict[str, Any]:
         """Check how a search trains its candidates. Its signature only says that ``fit`` is a mapping."""
@@ -278,8 +316,9 @@ class StageChecker:
         if stage.verb == "train":
             faults += training_faults(stage)
         # If the task's options do not tell what it measures, the run finds out before its first stage.
-        if stage.options.get("winner") == "loss" and self.check.metrics is not None:
-            fault = loss_fault(self.check.metrics)
+        metrics = self.search_metrics.get(written.path)
+        if stage.options.get("winner") == "loss" and metrics is not None:
+            fault = loss_fault(metrics)
             if fault:
                 faults.append((("winner",), fault))
         for place, text in faults:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nasframe.recipe.loading import FORMAT
-from nasframe.records import Count, Seed
+from nasframe.records import Count, ObserverRef, Seed
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class TopLevel:
         budgets: bounds that each get their own winner: by cost, or a list of mappings of bounds to meet together.
         objectives: what searches maximise, with ``-`` before costs and losses; ``primary``, the default, is the task's
             primary metric.
+        observers: who hears what happens in the run, such as a tracker of experiments; null entries are skipped.
         stages: what to do, in order.
         set: overrides by dotted path, which also reach into the stages of an extended recipe.
         switches: named sets of overrides, turned on by ``NAME=true``.
@@ -52,6 +53,7 @@ class TopLevel:
     constraints: Mapping[str, Any] = field(default_factory=dict)
     budgets: Mapping[str, Any] | list[Mapping[str, Any]] = field(default_factory=dict)
     objectives: list[str] | None = None
+    observers: list[ObserverRef] = field(default_factory=list)
     stages: list[Any] = field(default_factory=list)
     set: Mapping[str, Any] = field(default_factory=dict)
     switches: Mapping[str, Any] = field(default_factory=dict)

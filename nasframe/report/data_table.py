@@ -62,12 +62,17 @@ def data_rows(summary: Mapping[str, Any], most_classes: int | None = None) -> li
     rows.append([f"distinct {noun}s", *_counts(splits, "texts")])
     for title, key in OPTIONAL.items():
         is_leak = key == "in_train"
+        if key == "conflicting" and summary.get("independent"):
+            title = "conflicting labels"  # several labels are the rule here
         if is_leak or _is_in_some(splits, key):
             rows.append([title.format(noun=noun), *_counts(splits, key)])
     labels = summary["labels"]
     if labels is not None:
         columns = [split["classes"] for split in splits]
-        rows += _class_rows(labels, columns, most_classes)
+        title = "label" if summary.get("independent") else "class"
+        rows += _class_rows(labels, columns, most_classes, title)
+    if summary.get("independent"):
+        rows.append(["no label", *_counts(splits, "without_label")])
     if any(split["longest"] is not None for split in splits):  # there is a tokenizer
         shares = [_share_cut(split) for split in splits]
         rows.append([f"cut at {summary['max_length']} tokens", *shares])
@@ -189,13 +194,16 @@ def _counts(splits: Sequence[Split], key: str) -> list[str]:
     return counts
 
 
-def _class_rows(labels: Sequence[str], columns: Sequence[Sequence[int]], most: int | None) -> list[list[str]]:
+def _class_rows(
+    labels: Sequence[str], columns: Sequence[Sequence[int]], most: int | None, title: str
+) -> list[list[str]]:
     """Count each class; of too many for a terminal only the most frequent ones, in the order of the labels.
 
     Args:
         labels: names of the classes.
         columns: for each split the rows of each class.
         most: rows that may be shown; ``None`` shows all classes with their full names.
+        title: what a class is called: ``class`` or ``label``.
     """
     counts_of_classes = list(zip(*columns, strict=True))
     shown = set(range(len(labels)))
@@ -210,10 +218,11 @@ def _class_rows(labels: Sequence[str], columns: Sequence[Sequence[int]], most: i
         name = labels[label]
         if most is not None:
             name = short(name, NAME)
-        rows.append([f"class {name}", *_texts(counts)])
+        rows.append([f"{title} {name}", *_texts(counts)])
     left_out = len(labels) - len(shown)
     if left_out:
-        rows.append([f"{left_out:,} other classes", *_texts(others)])
+        plural = "classes" if title == "class" else f"{title}s"
+        rows.append([f"{left_out:,} other {plural}", *_texts(others)])
     return rows
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from nasframe.records import MetricFormat
 from nasframe.report import tables
 from nasframe.report.format import titled
-from nasframe.report.records import ClassRow, Confusion, CutScores, ModelDetail, RunReport
+from nasframe.report.records import ClassRow, Confusion, CutScores, LabelCounts, ModelDetail, RunReport
 from nasframe.report.sections import Cell, Grid, Row, Section, plain_rows
 
-CLASS_COLUMNS = ("class", "examples", "precision", "recall", "F1", "F1 of the teacher", "change")
+CLASS_COLUMNS = ("examples", "precision", "recall", "F1", "F1 of the teacher", "change")
+ANSWERS = ("found", "missed", "wrongly said", "rightly not")
 EXAMPLE_COLUMNS = ("example", "label", "model", "teacher", "confidence")
 CHOSEN = (
     "Examples that the teacher gets right and the model gets wrong, its most confident errors first, and then other"
@@ -33,12 +34,18 @@ def detail_sections(report: RunReport, detail: ModelDetail, title: str = "") -> 
     """
     name = title or detail.model
     if detail.classes:
-        grids = [_classes(detail.classes)]
+        are_labels = bool(detail.label_counts)
+        grids = [_classes(detail.classes, "label" if are_labels else "class")]
+        if are_labels:
+            names = [row.name for row in detail.classes]
+            grids.append(_label_counts(names, detail.label_counts, name))
+            grids.append(_label_counts(names, detail.teacher_label_counts, detail.teacher))
         if detail.confusion:
             labels = [row.name for row in detail.classes]
             grids.append(_confusion(labels, detail.confusion, f"{name}: label ↓ predicted →"))
             grids.append(_confusion(labels, detail.teacher_confusion, f"{detail.teacher}: label ↓ predicted →"))
-        yield Section(f"Class by class: {name}", _right_and_wrong(report, detail), grids=grids)
+        title = "Label by label" if are_labels else "Class by class"
+        yield Section(f"{title}: {name}", _right_and_wrong(report, detail), grids=grids)
     notes = [] if detail.cut is None else [_cut_text(report, detail.cut)]
     if any(example.text for example in detail.disagreements):  # numbers of examples alone would say nothing
         yield Section(
@@ -67,7 +74,7 @@ def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
 
 
-def _classes(rows: Sequence[ClassRow]) -> Grid:
+def _classes(rows: Sequence[ClassRow], noun: str) -> Grid:
     laid = []
     for row in rows:
         change = None
@@ -80,7 +87,7 @@ def _classes(rows: Sequence[ClassRow]) -> Grid:
         cells += [Cell(tables.metric(SHARE, value)) for value in (row.precision, row.recall, row.f1, row.teacher_f1)]
         cells.append(Cell(tables.difference(SHARE, change), tone=tone))
         laid.append(Row(cells))
-    return Grid(CLASS_COLUMNS, laid, kind="dense")
+    return Grid([noun, *CLASS_COLUMNS], laid, kind="dense")
 
 
 def _confusion(labels: Sequence[str], counts: Confusion, title: str) -> Grid:
@@ -94,6 +101,15 @@ def _confusion(labels: Sequence[str], counts: Confusion, title: str) -> Grid:
             cells.append(Cell(f"{count:,}", shade=0.6 * share))
         laid.append(Row(cells))
     return Grid([title, *labels], laid, kind="dense confusion")
+
+
+def _label_counts(names: Sequence[str], counts: Sequence[LabelCounts], title: str) -> Grid:
+    """Lay out how often each label was rightly and wrongly said."""
+    rows = []
+    for name, count in zip(names, counts, strict=True):
+        numbers = (count.found, count.missed, count.wrong, count.left_out)
+        rows.append([name, *(f"{number:,}" for number in numbers)])
+    return Grid([title, *ANSWERS], plain_rows(rows), kind="dense")
 
 
 def _examples(detail: ModelDetail) -> Grid:

@@ -10,7 +10,7 @@ from nasframe.declarations import TEACHER
 from nasframe.folders import predictions_file
 from nasframe.report import predictions as by_example
 from nasframe.report.predictions import MOST_CLASSES, Predictions, ReadExamples
-from nasframe.report.records import ClassRow, Confusion, ModelDetail, ModelRow, RunReport
+from nasframe.report.records import ClassRow, Confusion, LabelCounts, ModelDetail, ModelRow, RunReport
 from nasframe.report.roles import shipped
 
 
@@ -95,7 +95,17 @@ def _detail(
     classes: list[ClassRow] = []
     confusion: Confusion = []
     teacher_confusion: Confusion = []
+    label_counts: list[LabelCounts] = []
+    teacher_label_counts: list[LabelCounts] = []
     only_model = only_teacher = p = None
+    if labels is not None and own.are_sets and of_teacher.are_sets:
+        only_model, only_teacher, p = by_example.only_one_right(own, of_teacher)
+        rows = by_example.label_rows(labels, own, of_teacher)
+        classes = rows if len(rows) <= MOST_CLASSES else _most_changed(rows)
+        shown = [rows.index(row) for row in classes]
+        of_model, of_its_teacher = by_example.label_counts(own), by_example.label_counts(of_teacher)
+        label_counts = [of_model[place] for place in shown]
+        teacher_label_counts = [of_its_teacher[place] for place in shown]
     if labels is not None and own.are_classes and of_teacher.are_classes:
         only_model, only_teacher, p = by_example.only_one_right(own, of_teacher)
         confusion = by_example.confusion(own, len(labels))
@@ -116,6 +126,8 @@ def _detail(
         teacher_confusion=teacher_confusion,
         cut=by_example.cut_scores(own, of_teacher, reader.report.metric, reader.positive, examples),
         disagreements=by_example.disagreements(own, of_teacher, labels, examples),
+        label_counts=label_counts,
+        teacher_label_counts=teacher_label_counts,
     )
 
 

@@ -6,7 +6,7 @@ training is in none of these numbers. ``docs/statistics.md`` says what each numb
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -242,13 +242,19 @@ def metric_difference(
     """Return the difference of a task's metric between two models; ``None`` if predictions do not suffice for it.
 
     Args:
-        labels: ``(examples,)``, indices of classes, or real values.
-        first: ``(examples,)``, the first model's predictions.
+        labels: ``(examples,)``, indices of classes, or real values; ``(examples, labels)``, 0 or 1, if several labels
+            may hold for an example.
+        first: of the same shape, the first model's predictions.
         second: the second's.
         metric: the task's name of it.
         positive: the class that ``f1`` is about, if it is known.
         resamples: how many times the examples are drawn.
     """
+    if labels.ndim == 2:
+        if metric not in SET_METRICS:
+            return None
+        of_first, of_second = _draw_sets(labels, [first, second], SET_METRICS[metric], resamples)
+        return _percentiles(of_first - of_second, CONFIDENCE)
     sides = _prepared(metric, positive, labels, first, second)
     if sides is None:
         return None
@@ -260,11 +266,87 @@ def metric_interval(
     labels: np.ndarray, predictions: np.ndarray, metric: str, positive: int | None, resamples: int = RESAMPLES
 ) -> Interval | None:
     """Return a task's metric of one model with its interval; see :func:`metric_difference`."""
+    if labels.ndim == 2:
+        if metric not in SET_METRICS:
+            return None
+        (of_model,) = _draw_sets(labels, [predictions], SET_METRICS[metric], resamples)
+        return _percentiles(of_model, CONFIDENCE)
     sides = _prepared(metric, positive, labels, predictions)
     if sides is None:
         return None
     labels, predictions = sides.columns
     return example_interval(labels, predictions, sides.metric, resamples=resamples)
+
+
+# ---- several labels for an example
+
+
+class SetMetric(NamedTuple):
+    """A metric of labels that may hold together, which depends on sums over the examples alone.
+
+    ``counts`` takes labels and predictions, ``(examples, labels)``, and returns ``(examples, numbers)``; ``value``
+    takes their sums, ``(…, numbers)``, and returns ``(…,)``.
+    """
+
+    counts: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    value: Callable[[np.ndarray], np.ndarray]
+
+
+def _f1_counts(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Return for each label whether it is found, and how often it holds or is predicted."""
+    return np.concatenate([labels * predictions, labels + predictions], axis=1)
+
+
+def _all_right(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    is_right = (labels == predictions).all(axis=1)
+    return np.stack([is_right, np.ones_like(is_right)], axis=1)
+
+
+def _micro_f1(sums: np.ndarray) -> np.ndarray:
+    found, holding = np.split(sums, 2, axis=-1)
+    return _quotient(2 * found.sum(-1), holding.sum(-1))
+
+
+def _macro_f1(sums: np.ndarray) -> np.ndarray:
+    found, holding = np.split(sums, 2, axis=-1)
+    is_present = holding > 0  # a label that neither holds nor is predicted has no F1
+    return _quotient(_quotient(2 * found, holding).sum(-1), is_present.sum(-1))
+
+
+def _share(sums: np.ndarray) -> np.ndarray:
+    return _quotient(sums[..., 0], sums[..., 1])
+
+
+SET_METRICS = {
+    "micro_f1": SetMetric(_f1_counts, _micro_f1),
+    "macro_f1": SetMetric(_f1_counts, _macro_f1),
+    "subset_accuracy": SetMetric(_all_right, _share),
+}
+
+
+def _draw_sets(
+    labels: np.ndarray, models: Sequence[np.ndarray], metric: SetMetric, resamples: int, seed: int = 0
+) -> list[np.ndarray]:
+    """Return each model's metric on all examples and then on each resample of them, as :func:`_draw` does.
+
+    Only the counts of examples that are alike are drawn, which is the same distribution.
+    """
+    rng = np.random.default_rng(seed)
+    columns = [metric.counts(labels.astype(int), model.astype(int)) for model in models]
+    kinds, repeats = np.unique(np.concatenate(columns, axis=1), axis=0, return_counts=True)
+    of_models = np.split(kinds.astype(float), len(models), axis=1)
+    n = len(labels)
+    values: list[list[np.ndarray]] = [[] for _ in models]
+    together = max(1, MOST_DRAWN // len(repeats))
+    draws = repeats[None]  # first the examples as they are
+    left = resamples
+    while True:
+        for parts, counts in zip(values, of_models, strict=True):
+            parts.append(metric.value(draws @ counts))
+        if not left:
+            return [np.concatenate(parts) for parts in values]
+        draws = rng.multinomial(n, repeats / n, size=min(left, together))
+        left -= len(draws)
 
 
 class _Prepared(NamedTuple):

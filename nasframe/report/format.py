@@ -52,6 +52,24 @@ def metric_formats(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: asdict(form) for name, form in EARLIER.items()}
 
 
+def with_search_metrics(data: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the fact ``data`` of a run, with the formats of metrics that evaluators of its searches measured besides.
+
+    Args:
+        data: the fact.
+        results: what the run's stages reported about themselves.
+
+    >>> with_search_metrics({"primary": "f1", "metrics": {}}, [{"metrics": {"snip": {"percent": False}}}, {}])
+    {'primary': 'f1', 'metrics': {'snip': {'percent': False}}}
+    """
+    besides: dict[str, Any] = {}
+    for result in results:
+        besides |= result.get("metrics") or {}
+    if not besides:
+        return data
+    return {**data, "metrics": besides | metric_formats(data)}
+
+
 def metric_format(formats: Mapping[str, Mapping[str, Any]], metric: str) -> MetricFormat:
     """Return how a metric reads; one without a format is a plain number.
 

@@ -34,6 +34,10 @@ CAPTIONS = {
         "Attention heads (left) and feed-forward neurons (right) of every layer; the pale bar is the full network."
         " Models of one shape share a panel.",
     ),
+    "graphs": (
+        "Architectures",
+        "What was found, as graphs: each box reads the boxes that lines lead from. Equal architectures share a panel.",
+    ),
     "curves": ("Training", "Logged losses, smoothed, and what was measured during training."),
     "ledger": (
         "Where the compute went",
@@ -279,8 +283,9 @@ def _cost_cell(report: RunReport, model: ModelRow, name: str) -> Cell:
 def _search(report: RunReport, search: SearchRow) -> Section:
     """Show the trials on the front of a search, best first."""
     states = search.states
+    early = f" ({search.broken_off} broken off, as they could no longer win)" if search.broken_off else ""
     text = (
-        f"{states['done']} evaluations, {states['repeat']} repeats, {states['screened']} screened out,"
+        f"{states['done']} evaluations{early}, {states['repeat']} repeats, {states['screened']} screened out,"
         f" {states['failed']} failed; best score {tables.aimed(report, search, search.best_score)};"
         f" {tables.duration(search.run_seconds)}. The trials on the front:"
     )

@@ -23,6 +23,7 @@ from nasframe.store import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 __all__ = ["build", "front_frame", "gather", "html", "markdown", "summary_table", "trials_csv", "trials_frame"]
 
@@ -51,7 +52,7 @@ def build(run_dir: Path | str) -> dict[str, Any]:
     folder = directory / "figures"
     folder.mkdir(exist_ok=True)
     pictures = {}
-    for name, figure in plots.figures(report).items():
+    for name, figure in figures(report).items():
         title, _ = caption(name)
         pictures[name] = plots.save(figure, folder / name, title)
     content = asdict(report)
@@ -60,6 +61,16 @@ def build(run_dir: Path | str) -> dict[str, Any]:
     write_text(directory / "report.md", markdown(report, list(pictures)))
     write_text(directory / "report.html", html(report, pictures))
     return content
+
+
+def figures(report: RunReport) -> dict[str, Figure]:
+    """Draw every figure that a report has data for, in the order in which they are shown."""
+    from nasframe.report import graphs, plots
+
+    drawn = plots.figures(report)
+    if report.drawings:
+        drawn["graphs"] = graphs.graphs(report.drawings)
+    return drawn
 
 
 def html(report: RunReport, figures: Mapping[str, str]) -> str:
@@ -138,7 +149,7 @@ def _frame(report: RunReport) -> pd.DataFrame:
 
 
 def _flat(trial: TrialRow) -> dict[str, Any]:
-    """Return a trial as one row; values that are lists become JSON."""
+    """Return a trial as one row; values that are lists or mappings become JSON."""
     row = {column: getattr(trial, column) for column in TRIAL_COLUMNS}
     for number, value in enumerate(trial.objectives):
         row[f"objective.{number}"] = value
@@ -146,7 +157,7 @@ def _flat(trial: TrialRow) -> dict[str, Any]:
     for prefix, values in groups.items():
         for name, value in values.items():
             cell: Any = value
-            if isinstance(value, list):
+            if isinstance(value, list | dict):
                 cell = json.dumps(value)
             row[f"{prefix}.{name}"] = cell
     return row

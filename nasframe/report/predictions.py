@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nasframe.report.example_stats import RESAMPLES, are_whole, mcnemar, metric_difference, metric_interval
-from nasframe.report.records import ClassRow, Confusion, CutScores, Disagreement, Measure
+from nasframe.report.records import ClassRow, Confusion, CutScores, Disagreement, LabelCounts, Measure
 
 PROBABILITY = "p_"
 """Begins the columns that hold the probability of a class."""
@@ -32,10 +33,11 @@ class Predictions:
 
     Args:
         ids: ``(examples,)``, positions in the split.
-        labels: ``(examples,)``, indices of classes, or real values.
-        predictions: ``(examples,)``, the same.
-        confidence: ``(examples,)``, the probability of the predicted class; ``None`` if it is not known, or for real
-            values.
+        labels: ``(examples,)``, indices of classes, or real values; ``(examples, labels)``, 0 or 1, if several labels
+            may hold for an example.
+        predictions: of the same shape.
+        confidence: ``(examples,)``, the probability of the predicted class, or of the labels as they are predicted;
+            ``None`` if it is not known, or for real values.
     """
 
     ids: np.ndarray
@@ -49,7 +51,17 @@ class Predictions:
     @property
     def are_classes(self) -> bool:
         """Whether labels and predictions are indices of classes."""
-        return self.labels.dtype.kind == "i"
+        return self.labels.dtype.kind == "i" and not self.are_sets
+
+    @property
+    def are_sets(self) -> bool:
+        """Whether several labels may hold for an example."""
+        return self.labels.ndim == 2
+
+    @property
+    def are_right(self) -> np.ndarray:
+        """Whether each prediction is right, ``(examples,)``; one of several labels if all of them are."""
+        return _equal(self.labels, self.predictions)
 
     def matches(self, other: Predictions) -> bool:
         """Tell whether two models predicted the same examples."""
@@ -70,15 +82,15 @@ def predictions_of(columns: Mapping[str, Sequence[object]], split: str = "dev") 
     """
     if not {"id", "label", "prediction"} <= columns.keys():
         return None
+    if hold_sets(columns["label"]):
+        return _sets_of(columns, split)
     try:
         numbers = {name: np.asarray(columns[name], dtype=float) for name in ("id", "label", "prediction")}
         probabilities = [np.asarray(v, dtype=float) for k, v in columns.items() if k.startswith(PROBABILITY)]
     except ValueError:  # a task of another kind, whose labels are texts
         return None
     ids = numbers["id"].astype(int)
-    kept = np.ones(len(ids), dtype=bool)
-    if "split" in columns:
-        kept = np.asarray(columns["split"]) == split
+    kept = _kept(columns, split)
     order = np.argsort(ids[kept], kind="stable")
     confidence = None
     if probabilities:
@@ -88,6 +100,64 @@ def predictions_of(columns: Mapping[str, Sequence[object]], split: str = "dev") 
     if are_whole(labels) and are_whole(predicted):
         labels, predicted = labels.astype(int), predicted.astype(int)
     return Predictions(ids[kept][order], labels, predicted, confidence)
+
+
+def _kept(columns: Mapping[str, Sequence[object]], split: str) -> np.ndarray:
+    """Tell which rows are of a split."""
+    if "split" not in columns:
+        return np.ones(len(columns["id"]), dtype=bool)
+    return np.asarray(columns["split"]) == split
+
+
+def hold_sets(column: Sequence[object]) -> bool:
+    """Tell whether a column holds lists of outputs, as of labels that may hold together; in files as ``[0, 2]``.
+
+    >>> hold_sets(["[0, 2]", "[]"]), hold_sets([[1]]), hold_sets(["2", "0"])
+    (True, True, False)
+    """
+    return len(column) > 0 and all(isinstance(value, list) or str(value).startswith("[") for value in column)
+
+
+def set_column(column: Sequence[object], outputs: int) -> np.ndarray:
+    """Return lists of outputs as 0 or 1 for each output, ``(examples, outputs)``.
+
+    Raises:
+        ValueError: a value is no list of outputs.
+
+    >>> set_column(["[0, 2]", "[]"], 3).tolist()
+    [[1, 0, 1], [0, 0, 0]]
+    """
+    values = np.zeros((len(column), outputs), dtype=int)
+    for row, value in enumerate(column):
+        for output in value if isinstance(value, list) else json.loads(str(value)):
+            if not isinstance(output, int) or not 0 <= output < outputs:
+                raise ValueError(f"{output!r} is no output; there are {outputs}.")
+            values[row, output] = 1
+    return values
+
+
+def _sets_of(columns: Mapping[str, Sequence[object]], split: str) -> Predictions | None:
+    """Return predictions of labels that may hold together; ``None`` if their probabilities are missing."""
+    names = [name for name in columns if name.startswith(PROBABILITY)]
+    if not names:
+        return None
+    try:
+        labels = set_column(columns["label"], len(names))
+        predicted = set_column(columns["prediction"], len(names))
+        probabilities = np.array([np.asarray(columns[name], dtype=float) for name in names]).T
+        ids = np.asarray(columns["id"], dtype=float).astype(int)
+    except ValueError:
+        return None
+    of_answers = np.where(predicted == 1, probabilities, 1 - probabilities)
+    kept = np.flatnonzero(_kept(columns, split))
+    order = kept[np.argsort(ids[kept], kind="stable")]
+    return Predictions(ids[order], labels[order], predicted[order], of_answers.prod(axis=1)[order])
+
+
+def _equal(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Tell for which examples two columns are equal; of several labels if all are."""
+    equal: np.ndarray = first == second
+    return np.all(equal, axis=1) if equal.ndim == 2 else equal
 
 
 def read_predictions(path: Path, split: str = "dev") -> Predictions | None:
@@ -128,7 +198,7 @@ def difference(model: Predictions, teacher: Predictions, metric: str, positive: 
 
 def only_one_right(model: Predictions, teacher: Predictions) -> tuple[int, int, float]:
     """Return how many examples only the model has right, how many only the teacher, and McNemar's exact p."""
-    return mcnemar(model.predictions == model.labels, teacher.predictions == teacher.labels)
+    return mcnemar(model.are_right, teacher.are_right)
 
 
 # ---- class by class
@@ -166,14 +236,52 @@ def class_rows(labels: Sequence[str], model: Confusion, teacher: Confusion) -> l
 
 
 def _scores(counts: np.ndarray, place: int) -> tuple[float | None, float | None, float | None]:
-    """Return precision, recall and F1 of a class; ``None`` stands for a quotient of zeros."""
+    """Return precision, recall and F1 of a class in a confusion matrix."""
     right = float(counts[place, place])
     predicted = float(counts[:, place].sum())
     examples = float(counts[place].sum())
+    return _rates(right, predicted, examples)
+
+
+def _rates(right: float, predicted: float, examples: float) -> tuple[float | None, float | None, float | None]:
+    """Return precision, recall and F1; ``None`` stands for a quotient of zeros."""
     precision = right / predicted if predicted else None
     recall = right / examples if examples else None
     f1 = 2 * right / (predicted + examples) if predicted + examples else None
     return precision, recall, f1
+
+
+def label_rows(labels: Sequence[str], model: Predictions, teacher: Predictions) -> list[ClassRow]:
+    """Compare a model with its teacher label by label, if several may hold for an example.
+
+    Args:
+        labels: in the order of the outputs.
+        model: the model's predictions.
+        teacher: the teacher's.
+    """
+    rows = []
+    for name, own, of_teacher in zip(labels, label_counts(model), label_counts(teacher), strict=True):
+        examples = own.found + own.missed
+        scores = _rates(own.found, own.found + own.wrong, examples)
+        teacher_scores = _rates(of_teacher.found, of_teacher.found + of_teacher.wrong, examples)
+        rows.append(ClassRow(name, examples, *scores, *teacher_scores))
+    return rows
+
+
+def label_counts(predictions: Predictions) -> list[LabelCounts]:
+    """Count the answers to each label.
+
+    >>> sets = np.array([[1, 0], [1, 1], [0, 0]])
+    >>> label_counts(Predictions(np.arange(3), sets, np.array([[1, 0], [0, 1], [0, 1]])))[1]
+    LabelCounts(found=1, missed=0, wrong=1, left_out=1)
+    """
+    counts = []
+    for truth, predicted in zip(predictions.labels.T == 1, predictions.predictions.T == 1, strict=True):
+        found = int((truth & predicted).sum())
+        missed = int((truth & ~predicted).sum())
+        wrong = int((~truth & predicted).sum())
+        counts.append(LabelCounts(found, missed, wrong, len(truth) - found - missed - wrong))
+    return counts
 
 
 # ---- single examples
@@ -224,12 +332,12 @@ def notable(model: Predictions, teacher: Predictions) -> list[int]:
     """
     if not model.matches(teacher):
         return []
-    if not model.are_classes:
+    if not model.are_classes and not model.are_sets:
         gaps = np.abs(model.predictions - teacher.predictions)
         order = np.argsort(-gaps, kind="stable")[:SHOWN_WORSE]
         return [int(place) for place in order if gaps[place] > 0]
-    differ = model.predictions != teacher.predictions
-    worse = differ & (teacher.predictions == teacher.labels)
+    differ = ~_equal(model.predictions, teacher.predictions)
+    worse = differ & teacher.are_right
     by_confidence = np.arange(len(model))
     if model.confidence is not None:
         by_confidence = np.argsort(-model.confidence, kind="stable")
@@ -266,8 +374,11 @@ def disagreements(
     return rows
 
 
-def _named(value: float, labels: Sequence[str] | None) -> str:
-    """Return a class by its name, and a real value with three digits."""
+def _named(value: float | np.ndarray, labels: Sequence[str] | None) -> str:
+    """Return a class by its name, several labels by theirs, and a real value with three digits."""
+    if isinstance(value, np.ndarray):
+        names = [str(place) if labels is None else labels[place] for place in np.flatnonzero(value).tolist()]
+        return ", ".join(names) or "none"
     if labels is None:
         return f"{value:.3g}"
     place = int(value)

@@ -7,7 +7,7 @@ the curves. Nothing of the run is needed but its directory: no plugin, and no mo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 from nasframe.declarations import KnownNames, budgeted_costs, budgets_of, declaration_of, stages_of
 from nasframe.errors import RunError
 from nasframe.folders import model_folder
-from nasframe.records import CostFormat, plus
+from nasframe.records import CostFormat, Drawing, plus
 from nasframe.report.budgets import bounds_of, over_budget
 from nasframe.report.details import with_examples
-from nasframe.report.format import PLAIN_COST, cost_formats, is_about_measurement, metric_formats
+from nasframe.report.format import PLAIN_COST, cost_formats, is_about_measurement, metric_formats, with_search_metrics
 from nasframe.report.predictions import ReadExamples
 from nasframe.report.recommend import recommendations
 from nasframe.report.records import (
@@ -97,7 +97,7 @@ def read_run(run_dir: Path | str, examples: bool = True) -> RunReport:
     untrained = _untrained(recipe)  # searches that give the baselines
 
     places = _in_table_order(_places(database, untrained))
-    data = dict(database.facts.get("data") or {})
+    data = dict(with_search_metrics(database.facts.get("data") or {}, database.results))
     formats = _formats_of_searches(database) | metric_formats(data)
     data.pop("metrics", None)  # the report has the formats by themselves
     costs = cost_formats(database.facts.get("costs"))
@@ -135,6 +135,7 @@ def read_run(run_dir: Path | str, examples: bool = True) -> RunReport:
         environments=database.facts.get("environments") or [environment],
         recipe=recipe_text,
         trials=[_trial(row) for row in database.trials],
+        drawings=_drawings(database.stages),
     )
     if examples:
         report = with_examples(report, directory, _read_examples(database))
@@ -481,9 +482,15 @@ def _full(places: Sequence[_Place]) -> FullSize:
             ffn = max(ffn, layer["ffn"])
     # An architecture names its layers by their positions in the full network.
     for place in places:
-        for position in place.arch.get("layers", ()):
-            depth = max(depth, position + 1)
+        depth = max(depth, *[position + 1 for position in _positions(place) or [0]])
     return FullSize(depth, heads, ffn)
+
+
+def _positions(place: _Place) -> Sequence[int]:
+    """Return which layers of the full network a model has; none if its architecture says something else of layers."""
+    positions = place.arch.get("layers", ())
+    are_positions = isinstance(positions, list) and all(isinstance(position, int) for position in positions)
+    return positions if are_positions else ()
 
 
 def _layers(place: _Place, depth: int) -> list[LayerRow]:
@@ -492,7 +499,7 @@ def _layers(place: _Place, depth: int) -> list[LayerRow]:
     if not layers:
         return []
     # The blueprint has the kept layers only; the architecture says which ones of the full network they are.
-    kept = place.arch.get("layers", range(len(layers)))
+    kept = _positions(place) or range(len(layers))
     sizes = dict(zip(kept, layers, strict=False))
     rows = []
     for position in range(depth):
@@ -511,6 +518,16 @@ def _removal_errors(stages: Rows, logged: Rows) -> dict[str, float]:
     for stage in stages:
         errors |= stage["result"].get("extract_error", {})
     return errors
+
+
+def _drawings(stages: Rows) -> dict[str, Drawing]:
+    """Return the drawings of architectures, by the names of winners and models."""
+    drawings = {}
+    for stage in stages:
+        for name, drawing in stage["result"].get("drawings", {}).items():
+            edges = [(source, target) for source, target in drawing["edges"]]
+            drawings[name] = Drawing(drawing["nodes"], edges)
+    return drawings
 
 
 # ---- searches
@@ -539,7 +556,8 @@ def _search(stage: Mapping[str, Any], trials: Rows, recipe: Mapping[str, Any], f
     """
     result = stage["result"]
     costs = _cost_axes(recipe, trials)
-    points = _points(trials, costs, formats)
+    broken_off = _broken_off(trials, result)
+    points = _points(trials, costs, formats, broken_off)
     states = dict.fromkeys(STATES, 0)
     for trial in trials:
         states[trial["state"]] += 1
@@ -556,7 +574,17 @@ def _search(stage: Mapping[str, Any], trials: Rows, recipe: Mapping[str, Any], f
         winners=list(result.get("winners", ())),
         choices=_choices(result),
         full=result.get("full", {}),
+        broken_off=len(broken_off),
     )
+
+
+def _broken_off(trials: Rows, result: Mapping[str, Any]) -> set[int]:
+    """Return the numbers of the trials that were not measured to the end, because they could no longer win."""
+    counts = result.get("search", {})
+    if not counts.get("broken_off"):  # searches of earlier versions measured all to the end
+        return set()
+    whole = (None, counts["examples"])
+    return {trial["number"] for trial in trials if trial["state"] == "done" and trial["examples"] not in whole}
 
 
 def _choices(result: Mapping[str, Any]) -> list[ChoiceRow]:
@@ -584,8 +612,15 @@ def _cost_axes(recipe: Mapping[str, Any], trials: Rows) -> list[str]:
     return usual[:1]
 
 
-def _points(trials: Rows, costs: Sequence[str], formats: CostFormats) -> list[Point]:
-    """List each evaluated architecture once, and mark those on the front."""
+def _points(trials: Rows, costs: Sequence[str], formats: CostFormats, broken_off: Collection[int]) -> list[Point]:
+    """List each evaluated architecture once, and mark those on the front.
+
+    Args:
+        trials: the trials of a search.
+        costs: the costs to draw against.
+        formats: cost → how it reads.
+        broken_off: the numbers of those whose score is an estimate, so that they are on no front.
+    """
     latest: dict[str, Point] = {}
     for trial in trials:
         if trial["state"] != "done" or trial["score"] is None:
@@ -599,6 +634,7 @@ def _points(trials: Rows, costs: Sequence[str], formats: CostFormats) -> list[Po
             examples=trial["examples"],
             costs={name: trial["costs"].get(name) for name in costs},
             front=False,
+            broken_off=trial["number"] in broken_off,
         )
     points = list(latest.values())
     on_front = _front(points, costs, formats)
@@ -610,7 +646,7 @@ def _front(points: Sequence[Point], costs: Sequence[str], formats: CostFormats) 
     feasible = []
     values = []  # all to be maximised: the score, then each cost with the sign of its direction
     for point in points:
-        if point.violation or None in point.costs.values():
+        if point.violation or point.broken_off or None in point.costs.values():
             continue
         row = [point.score]
         for name in costs:

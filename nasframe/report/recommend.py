@@ -38,10 +38,7 @@ def _sentence(report: RunReport, model: ModelRow) -> str:
     """Write the recommendation of one model."""
     form = report.metric_format(report.metric)
     name = titled(report.metric, form)
-    start = f"Ship {model.name}"
-    if model.budget:
-        start = f"For the budget {model.budget}, ship {model.name}"
-    parts = [f"{start}: {tables.metric(form, model.score)} {name} on {report.split}"]
+    parts = [f"{opening(model.budget, model.name)}: {tables.metric(form, model.score)} {name} on {report.split}"]
     teacher = next((row for row in report.models if row.role == "teacher"), None)
     if teacher is not None and model.gain is not None:
         parts.append(against_teacher(form, model.gain, model.gain_interval))
@@ -57,8 +54,28 @@ def _sentence(report: RunReport, model: ModelRow) -> str:
     return text
 
 
-def against_teacher(form: MetricFormat, gain: float, interval: Measure | None) -> str:
+def opening(budget: str | None, model: str, place: str = "") -> str:
+    """Write how every recommendation begins, of a run, a study or a compression.
+
+    Args:
+        budget: the budget; ``None`` if there is none.
+        model: what to ship.
+        place: what else the recommendation is for, as `` on mrpc``.
+
+    >>> opening("50%", "best@50% of hspg", " on mrpc")
+    'For 50% on mrpc, ship best@50% of hspg'
+    """
+    return f"For {budget}{place}, ship {model}" if budget else f"Ship {model}"
+
+
+def against_teacher(form: MetricFormat, gain: float, interval: Measure | None, over: str = "") -> str:
     """Write how a model's score compares with its teacher's, with its interval.
+
+    Args:
+        form: how the metric reads.
+        gain: the score minus the teacher's.
+        interval: of the gain; ``None`` if it is not known.
+        over: what the interval is over, as ``over seeds``; default: over the examples.
 
     >>> against_teacher(MetricFormat(percent=True), -0.012, Measure(-0.012, -0.021, -0.003))
     '1.2 points below the teacher (95 % interval −2.1 to −0.3)'
@@ -70,7 +87,8 @@ def against_teacher(form: MetricFormat, gain: float, interval: Measure | None) -
     text = beside_teacher(form, gain)
     if interval is None:
         return text
-    ends = f"95 % interval {tables.difference(form, interval.low)} to {tables.difference(form, interval.high)}"
+    kind = f"interval {over}" if over else "interval"
+    ends = f"95 % {kind} {tables.difference(form, interval.low)} to {tables.difference(form, interval.high)}"
     if interval.low <= 0 <= interval.high and gain != 0:
         ends += ", which includes no difference"
     return f"{text} ({ends})"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from nasframe.records import CostFormat, MetricFormat
+from nasframe.records import CostFormat, Drawing, MetricFormat
 from nasframe.report.format import PLAIN_COST, metric_format
 
 Role: TypeAlias = Literal["teacher", "winner", "model", "baseline"]
@@ -41,6 +41,23 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
+class LabelCounts:
+    """Examples by the answer to one label that holds or not by itself.
+
+    Args:
+        found: it holds and is predicted.
+        missed: it holds and is not predicted.
+        wrong: it is predicted and does not hold.
+        left_out: it neither holds nor is predicted.
+    """
+
+    found: int
+    missed: int
+    wrong: int
+    left_out: int
+
+
+@dataclass(frozen=True)
 class CutScores:
     """The metric on the texts that were cut and on the others, of a model and of its teacher."""
 
@@ -69,7 +86,8 @@ class Disagreement:
 class ModelDetail:
     """A model to ship, compared with its teacher example by example.
 
-    ``classes`` is empty for real values; the confusion matrices are, too, and if there are many classes.
+    ``classes`` is empty for real values; the confusion matrices are, too, and if there are many classes. If several
+    labels may hold for an example, ``label_counts`` and ``teacher_label_counts`` are there in their place.
     """
 
     model: str
@@ -83,6 +101,8 @@ class ModelDetail:
     teacher_confusion: Confusion
     cut: CutScores | None
     disagreements: Sequence[Disagreement]
+    label_counts: Sequence[LabelCounts] = ()
+    teacher_label_counts: Sequence[LabelCounts] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +162,10 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class Point:
-    """An architecture that a search evaluated, with its last score."""
+    """An architecture that a search evaluated, with its last score.
+
+    The score is an estimate if the evaluation was ``broken_off``, because the architecture could no longer win.
+    """
 
     number: int
     arch_id: str
@@ -151,6 +174,7 @@ class Point:
     examples: int | None
     costs: Mapping[str, float | None]
     front: bool
+    broken_off: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,7 +192,8 @@ class ChoiceRow:
 class SearchRow:
     """What one search stage evaluated and found.
 
-    ``full`` has the costs that the percentages of its bounds refer to, by name.
+    ``full`` has the costs that the percentages of its bounds refer to, by name. ``broken_off`` counts the evaluations
+    that ended early.
     """
 
     stage: str
@@ -182,6 +207,7 @@ class SearchRow:
     winners: Sequence[str]
     choices: Sequence[ChoiceRow]
     full: Mapping[str, float] = field(default_factory=dict)
+    broken_off: int = 0
 
 
 @dataclass(frozen=True)
@@ -247,7 +273,10 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class RunReport:
-    """All that a report shows of a run."""
+    """All that a report shows of a run.
+
+    ``drawings`` has the architectures that are graphs, by the names of winners and models.
+    """
 
     format_version: int
     name: str
@@ -277,6 +306,7 @@ class RunReport:
     trials: Sequence[TrialRow]
     recommendations: Sequence[Recommendation] = field(default_factory=list)
     details: Sequence[ModelDetail] = field(default_factory=list)
+    drawings: Mapping[str, Drawing] = field(default_factory=dict)
 
     def metric_format(self, metric: str) -> MetricFormat:
         """Return how a metric reads; a logged one may have its split and model before its name."""

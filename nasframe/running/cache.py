@@ -1,7 +1,8 @@
 """Results of stages, kept by their keys: a stage that was run once is not run again, in whatever run.
 
 ``<cache>/stages/<key>.json`` says what a stage left. Its files lie in ``blobs/`` under the digest of their content, so
-that equal ones are kept once, and are checked against it whenever they are read.
+that equal ones are kept once, and are checked against it whenever they are read. ``prepared/`` holds arrays such as
+tokens, see :mod:`nasframe.running.prepared`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from nasframe.digests import file_digest
 from nasframe.running.cache_keys import differences, digest
+from nasframe.running.prepared import Prepared
 from nasframe.storage import writing
 
 FORMAT = 1
@@ -70,6 +72,7 @@ class Cache:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).expanduser().resolve()
+        self.prepared = Prepared(self.root)
 
     def entries(self) -> dict[str, CacheEntry]:
         """Return all entries by key, the least recently used first; entries that cannot be read are left out."""
@@ -158,7 +161,8 @@ class Cache:
 
     def total(self) -> int:
         """Return the bytes of all files."""
-        return sum(self._blob_sizes().values())
+        prepared = sum(size for _, size in self.prepared.entries().values())
+        return prepared + sum(self._blob_sizes().values())
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -193,15 +197,26 @@ class Cache:
             lock.release()
 
     def prune(self, max_bytes: float) -> list[str]:
-        """Drop the least recently used entries until all files together have at most this size; return their keys."""
+        """Drop the least recently used entries until all files together have at most this size.
+
+        Returns:
+            The keys of the stages' entries that were dropped. Prepared arrays, which take less time to make again than
+            a stage, go first.
+        """
         with self.guard():
             entries = self.entries()
+            prepared = self.prepared.entries()
             sizes = self._blob_sizes()
             # A file goes with the last entry that uses it.
             users: Counter[str] = Counter()
             for entry in entries.values():
                 users.update(sizes.keys() & set(entry.files.values()))
-            total = sum(sizes[name] for name in users)
+            total = sum(sizes[name] for name in users) + sum(size for _, size in prepared.values())
+            for key, (_, size) in prepared.items():
+                if total <= max_bytes:
+                    break
+                self.prepared.drop(key)
+                total -= size
             dropped = []
             for key, entry in entries.items():
                 if total <= max_bytes:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
-from nasframe.interfaces import SpaceTraits, traits_of
+from nasframe.interfaces import SpaceTraits, member, traits_of
 from nasframe.plan import aimed_costs, keeps_net, own_task, uses_supernet
 from nasframe.recipe.yaml import dotted
 from nasframe.records import canonical_json
@@ -128,7 +128,8 @@ def definition(plan: Plan, position: int) -> dict[str, Any]:
 def _depends_on_space(plan: Plan, verb: str, options: Mapping[str, Any]) -> bool:
     """Tell whether a stage on the whole network depends on the space: on the super-network that it makes, or its costs.
 
-    A space of slices promises to keep the network, so that recipes with different spaces share their teachers.
+    A space of slices promises to keep the network, so that recipes with different spaces share their teachers. A
+    modifier may need the space all the same, for an expected cost.
     """
     trains_supernet = verb == "train" and uses_supernet(verb, options)
     if verb != "evaluate" and not trains_supernet:
@@ -136,5 +137,15 @@ def _depends_on_space(plan: Plan, verb: str, options: Mapping[str, Any]) -> bool
     use = options.get("space") or plan.space
     if not use:
         return False
+    if any(_reads_space(modifier) for modifier in options.get("modifiers") or ()):
+        return True
     name, _ = registry.use_of(use)
     return not traits_of(SpaceTraits, registry.find("space", name).load()).keeps_net
+
+
+def _reads_space(modifier: Any) -> bool:
+    """Tell whether a modifier, as a resolved recipe writes it, may read the space; null switches one off."""
+    if modifier is None:
+        return False
+    name, _ = registry.use_of(modifier)
+    return bool(member(registry.find("modifier", name).load(), "reads_space", True))

@@ -17,7 +17,13 @@ from nasframe.processes import device
 from nasframe.recipe.resolve import ALWAYS
 from nasframe.records import TrainOptions, canonical_json, plus, sequence_length
 from nasframe.running.feasibility import Target, bounded_costs, targets
-from nasframe.running.readiness import check_spaces, check_views, notify_of_options, notify_of_sampled_bounds
+from nasframe.running.readiness import (
+    check_lengths,
+    check_spaces,
+    check_views,
+    notify_of_options,
+    notify_of_sampled_bounds,
+)
 from nasframe.search.constraints import parse_bounds
 from nasframe.search.costs import cost_function, full_costs
 from nasframe.seeds import generator
@@ -65,6 +71,7 @@ def _described(plan: Plan) -> dict[str, Any]:
     inputs.load()
     work = inputs.work
     check_spaces(inputs)
+    check_lengths(inputs)
     notify_of_options(inputs)
     check_views(inputs)
     notify_of_sampled_bounds(inputs)

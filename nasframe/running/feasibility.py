@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nasframe.declarations import budgeted_costs
 from nasframe.errors import UnsatisfiableError
-from nasframe.interfaces import EstimatorTraits, MeasuredEstimator, Work, cost_table, traits_of
+from nasframe.interfaces import Work, cost_table, is_estimated
 from nasframe.outline import Outline
 from nasframe.plan import limits_of, same_shape
 from nasframe.recipe.preflight import stand_in
@@ -22,6 +22,7 @@ from nasframe.search.budgets import Budget, Costs, known_budgets, nearest, obsta
 from nasframe.search.constraints import CostValues, Screen, violation
 from nasframe.search.costs import cost_function, full_costs
 from nasframe.search.domain import drawn
+from nasframe.search.restrict import restrict
 from nasframe.stages.inputs import RunInputs
 
 if TYPE_CHECKING:
@@ -221,18 +222,10 @@ def net_of(inputs: RunInputs, stage: PlannedStage, space: Any) -> Any:
     return inputs.supernet(space, stage.options.get("space"), net)
 
 
-def is_estimated(estimator: Any) -> bool:
-    """Tell whether a cost follows from an architecture alone: it is neither measured nor read from weights."""
-    reads_weights = traits_of(EstimatorTraits, estimator).reads_weights
-    return not reads_weights and not isinstance(estimator, MeasuredEstimator)
-
-
 def region_of(space: Any, stage: PlannedStage) -> Any:
     """Return the part of a space's domain that a stage uses."""
     within = stage.options.get("within")
-    if within:
-        return space.domain.restrict(within)
-    return space.domain
+    return restrict(space.domain, within) if within else space.domain
 
 
 def searches(plan: Plan) -> Iterator[PlannedStage]:

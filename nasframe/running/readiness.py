@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry
 from nasframe.declarations import matching, names_at_start, outcomes
 from nasframe.errors import UsageError
-from nasframe.interfaces import MeasuredEstimator, SpaceTraits, distilled_task, member, size_of, traits_of
+from nasframe.interfaces import (
+    MeasuredEstimator,
+    SpaceTraits,
+    distilled_task,
+    is_estimated,
+    member,
+    size_of,
+    traits_of,
+)
 from nasframe.plan import distils, needs_space, same_shape
-from nasframe.recipe.preflight import misfits
+from nasframe.recipe.preflight import length_refusals, misfits
 from nasframe.recipe.supernets import makes_supernet
 from nasframe.running.feasibility import (
     SAMPLED,
@@ -24,7 +32,6 @@ from nasframe.running.feasibility import (
     budgets_within,
     check_budgets,
     is_counted,
-    is_estimated,
     net_of,
     region_of,
     searches,
@@ -33,7 +40,7 @@ from nasframe.running.feasibility import (
 from nasframe.search.budgets import Budget, shortfall
 from nasframe.search.constraints import violation
 from nasframe.search.costs import cost_function, full_costs
-from nasframe.search.domain import drawn
+from nasframe.search.domain import domain_fault, drawn
 from nasframe.stages.views import EXAMPLES, views_fault
 from nasframe.training.macs import probe_inputs
 
@@ -61,6 +68,7 @@ def preflight(inputs: RunInputs) -> None:
     """
     # Bounds are looked for in domains, so these have to fit first. Sampling comes last because it may measure.
     check_spaces(inputs)
+    check_lengths(inputs)
     notify_of_options(inputs)
     check_views(inputs)
     check_exports(inputs)
@@ -80,11 +88,53 @@ def check_spaces(inputs: RunInputs) -> None:
     for stage in same_shape(inputs.plan):
         if not needs_space(stage.verb, stage.options):
             continue
-        for place, text in misfits(inputs.plan, stage, space_of(inputs, stage), inject):
+        space = space_of(inputs, stage)
+        fault = domain_fault(space.domain)
+        if fault:
+            problems.append(f"stages.{stage.name}: space {registry.use_of(_space_use(inputs, stage))[0]!r}: {fault}")
+            continue
+        for place, text in misfits(inputs.plan, stage, space, inject):
             option = ".".join(map(str, place))
             problems.append(f"stages.{stage.name}.{option}: {text}")
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def check_lengths(inputs: RunInputs) -> None:
+    """Make sure that each training has enough steps for its modifiers, now that the data say how many it has.
+
+    Raises:
+        UsageError: some have not; names every one.
+    """
+    plan = inputs.plan
+    of_known_shape = {stage.name for stage in same_shape(plan)}
+    problems = []
+    for stage in plan.stages:
+        if stage.verb != "train":
+            continue
+        sized = stage.name in of_known_shape and stage.options.get("models") is None
+        for place, text in length_refusals(plan, stage, sized, _steps_of(inputs, stage)):
+            option = ".".join(map(str, place))
+            problems.append(f"stages.{stage.name}.{option}: {text}")
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _steps_of(inputs: RunInputs, stage: PlannedStage) -> int:
+    """Return the optimiser steps of a training, as the loop counts them."""
+    options: TrainOptions = stage.options["options"]
+    if options.max_steps is not None:
+        return options.max_steps
+    task = inputs.task_of(stage)
+    if distils(stage):
+        task = distilled_task(task)
+    batches = len(task.train_batches(0, 0, options.batch_size))
+    return max(1, round((options.epochs or 0) * batches))
+
+
+def _space_use(inputs: RunInputs, stage: PlannedStage) -> Any:
+    """Return the name and options of the space that a stage uses."""
+    return stage.options.get("space") or inputs.plan.space
 
 
 def check_views(inputs: RunInputs) -> None:
@@ -99,7 +149,7 @@ def check_views(inputs: RunInputs) -> None:
 
     checked: list[Any] = []
     for stage in same_shape(inputs.plan):
-        use = stage.options.get("space") or inputs.plan.space
+        use = _space_use(inputs, stage)
         if not needs_space(stage.verb, stage.options) or use in checked:
             continue
         checked.append(use)
@@ -186,7 +236,7 @@ def remarks_on_training(inputs: RunInputs, stage: PlannedStage) -> Iterator[Rema
         yield "batch_size", text
     if options.max_steps is None and options.epochs is not None and options.epochs * batches < 0.5:
         yield "epochs", f"{options.epochs:g} of {batches} batches is less than half a step. It trains for one step."
-    steps = options.max_steps or max(1, round((options.epochs or 0) * batches))  # as the loop counts them
+    steps = _steps_of(inputs, stage)
     warmup = math.ceil(options.warmup_ratio * steps)
     if 1 < steps <= warmup:
         text = f"All {steps} steps are warm-up: the learning rate reaches its peak in the last one."

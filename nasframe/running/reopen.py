@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RecipeError, UsageError, in_shell, listing, suggestion
 from nasframe.folders import model_folder
+from nasframe.interfaces import SearchJob, Work
 from nasframe.measures import PRIMARY, objective_in
 from nasframe.plan import changes_later, kept_net, searched_net
 from nasframe.records import Arch, Evaluation, Trial
-from nasframe.report.format import metric_format, metric_formats
+from nasframe.report.format import metric_format, metric_formats, with_search_metrics
 from nasframe.search.loop import subset
 from nasframe.store import SHARED_SAMPLER, RunStore, load_state
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from nasframe.plan import Plan, PlannedStage
     from nasframe.search.budgets import Costs
     from nasframe.search.winner import WinnerRule
-    from nasframe.stages.agreement import Agreement
     from nasframe.stages.inputs import RunInputs
+    from nasframe.stages.trials import Divergence, Scorer
 
 
 class Finished:
@@ -55,7 +56,11 @@ class Finished:
             self.stage = _search(self.plan, stage, self.directory)
             self.data = store.stage_result(self.stage.name).get("data") or self.data  # that of the search's own task
             self.net_name, self.net_directory = self._net_place()
-            self._is_supernet = store.stage_result(self.stage.name).get("supernet") == "kept"
+            result = store.stage_result(self.stage.name)
+            self._is_supernet = result.get("supernet") == "kept"
+            self._objectives: list[str] = result.get("objectives") or []
+            self.data = with_search_metrics(self.data, [result])
+            self._results = [store.stage_result(stage.name) for stage in self.plan.stages]
             if self.net_directory is not None:
                 store.check_files(self.net_directory.name)
             self.trials: list[Trial] = []
@@ -84,17 +89,26 @@ class Finished:
 
     @cached_property
     def inputs(self) -> RunInputs:
-        """What the recipe names, with the tokenizer from the super-network's folder, if there is one."""
+        """What the recipe names, with the tokenizer from the super-network's folder, if there is one.
+
+        Estimators that learn know what they knew at the end of the run.
+        """
         from nasframe.stages.inputs import RunInputs
 
+        inputs = RunInputs(self.plan, self._own_tokenizer())
+        for result in self._results:
+            inputs.restore_learned(result)
+        return inputs
+
+    def _own_tokenizer(self) -> Any:
+        """Return the tokenizer from the super-network's folder, if there is one."""
         if self.net_directory is None or not (self.net_directory / "tokenizer.json").is_file():
-            return RunInputs(self.plan)
+            return None
         from transformers import AutoTokenizer
 
         import nasframe.hf  # noqa: F401  (transformers would ask whether to run the export's own code)
 
-        tokenizer = AutoTokenizer.from_pretrained(self.net_directory, trust_remote_code=False)
-        return RunInputs(self.plan, tokenizer)
+        return AutoTokenizer.from_pretrained(self.net_directory, trust_remote_code=False)
 
     @cached_property
     def task(self) -> Task:
@@ -150,7 +164,8 @@ class Finished:
     @cached_property
     def objective(self) -> str:
         """The first objective of the search."""
-        objectives = self.stage.options.get("objectives") or self.plan.objectives
+        # Searches of earlier versions did not record it, and had no evaluator.
+        objectives = self._objectives or self.stage.options.get("objectives") or self.plan.objectives
         if objectives and objectives[0] != PRIMARY:
             first: str = objectives[0]
             return first
@@ -186,12 +201,54 @@ class Finished:
         Raises:
             UsageError: the data is not what the run was made with.
         """
-        from nasframe.training.forward import forward_of
-
         self._check_data()
+        return self._scorer.score(arch, examples)
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        """Scores architectures as the search did."""
+        return self._new_scorer(self.stage.options.get("evaluator", "metric"))
+
+    def _new_scorer(self, use: Any) -> Scorer:
+        """Return what scores architectures by an evaluator.
+
+        Args:
+            use: the evaluator's name and options.
+        """
+        from nasframe import registry
+        from nasframe.seeds import stream_seed
+        from nasframe.stages.trials import Scorer
+        from nasframe.training.macs import MacCounter
+
+        task = self.task
+        seed = self.plan.seed
+        inject = {"seed": stream_seed(seed, "evaluator", self.stage.name), "base": self.plan.base}
+        work = Work(self.net, self.inputs.tokenizer, task, self.space)
+        job = SearchJob([self.objective], seed, self.stage.name, estimators=self.inputs.estimators)
         precision = self.stage.options.get("precision", "auto")
-        forward = forward_of(self.space.view(self.net, arch), self.net, precision)
-        return self.task.evaluate(forward, "select", examples)
+        evaluator = registry.make("evaluator", use, inject)
+        return Scorer(evaluator, work, MacCounter(task, self.space), job, precision, self._saved_net)
+
+    def _saved_net(self, name: str) -> nn.Module:
+        """Return a network that the search could name, as it was then.
+
+        Raises:
+            UsageError: the run did not keep it so.
+        """
+        from nasframe.export.files import read_net
+        from nasframe.processes import device
+
+        self._check_saved(name)
+        return read_net(model_folder(self.directory, name)).to(device()).eval()
+
+    def _check_saved(self, name: str) -> None:
+        """Make sure that the run has a saved network as it was at the search."""
+        folder = model_folder(self.directory, name)
+        if not folder.is_dir() or changes_later(self.plan, self.stage, name):
+            raise UsageError(
+                f"{self.directory}: the teacher {name!r} of stage {self.stage.name!r} was not kept as it was, and "
+                f"candidates are compared with it. Expected {folder}."
+            )
 
     def _check_data(self) -> None:
         """Refuse other data: what is measured on it could not be compared with the run's trials."""
@@ -212,43 +269,23 @@ class Finished:
             name=name,
             error=metric_format(metric_formats(self.data), self.objective.removeprefix("-")).error_kind,
             examples=self.data["sizes"].get("select"),
-            divergence=self._agreement if name == "agreement" else None,
+            divergence=self._divergence if name == "agreement" else None,
             finalists=options.get("finalists", 10),
         )
 
     @cached_property
-    def _agreement(self) -> Agreement:
+    def _divergence(self) -> Divergence:
         """Compares architectures with the teacher of the search, as the search did.
 
         Raises:
             UsageError: the run does not have the teacher as it was, or the data is not what the run was made with.
         """
-        from nasframe.export.files import read_net
-        from nasframe.processes import device
-        from nasframe.stages.agreement import Agreement
-        from nasframe.stages.trials import Candidate
-        from nasframe.training.forward import forward_of
-        from nasframe.training.macs import MacCounter
+        from nasframe.stages.trials import Divergence, agreement_use
 
-        name = self.stage.options["teacher"]
-        folder = model_folder(self.directory, name)
-        if not folder.is_dir() or changes_later(self.plan, self.stage, name):
-            raise UsageError(
-                f"{self.directory}: the teacher {name!r} of stage {self.stage.name!r} was not kept as it was, and "
-                f"winners are chosen by their agreement with it. Expected {folder}."
-            )
+        teacher = self.stage.options["teacher"]
+        self._check_saved(teacher)
         self._check_data()
-        precision = self.stage.options.get("precision", "auto")
-        teacher = read_net(folder).to(device()).eval()
-
-        def candidate(arch: Arch) -> Candidate:
-            forward = forward_of(self.space.view(self.net, arch), self.net, precision)
-            return Candidate(forward, partial(counter.evaluation, self.net, arch))
-
-        counter = MacCounter(self.task, self.space)
-        teacher_forward = forward_of(teacher, teacher, precision, f"model {name!r}")
-        of_teacher = Candidate(teacher_forward, partial(counter.evaluation, teacher, None))
-        return Agreement(self.task, name, of_teacher, candidate)
+        return Divergence(self._new_scorer(agreement_use(teacher)))
 
     def archive(self) -> Iterator[Trial]:
         """Yield the evaluated trials of the super-network as it is, each architecture once at each subset's size."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from nasframe.progress import Progress
 from nasframe.reads import UNKNOWN, Recorder
 from nasframe.recipe.resolve import resolve
 from nasframe.recipe.yaml import dump
-from nasframe.records import canonical_json
+from nasframe.records import StoredModel, canonical_json
 from nasframe.report.data_table import data_text
 from nasframe.running.cache import Cache
 from nasframe.running.cached_run import CachedRun
@@ -237,7 +237,7 @@ def execute(
             stages = StageRunner(inputs, reader, Progress(progress if store else False))
             if is_new and shows_data and store and not reader.get("study"):
                 show_data(reader.get("data")["summary"])
-        with advising(reader, plan):
+        with stages.telling_of_the_end(), advising(reader, plan):
             with _plugins_of(plan):
                 stages.run_all(leads=store is not None)
             if store:
@@ -280,6 +280,7 @@ class StageRunner:
         self.session = Session(self.plan, store, progress, inputs)
         self.snapshots = Snapshots(self.session)
         self.cached: CachedRun | None = None
+        self.has_started = False
         # Listening first, because loading the model and the data already gives notices.
         inputs.notices.listen(self._keep_notice)
         with progress.bar("model and data"):
@@ -315,10 +316,16 @@ class StageRunner:
         if leads:
             self.store.put("failure", None)  # why an earlier process ended
             write_environment(self.plan, self.store)
-            self.session.observers.run_started(directory=self.store.directory, recipe=self.plan.recipe)
+            # Earlier versions did not keep that a run started, only what came of it.
+            resumed = self.store.get("started", False) or bool(self.store.stage_states())
+            # Before observers hear it: if the process is killed in between, they hear of a run that goes on.
+            self.store.put("started", True)
+            self.has_started = True
+            self.session.observers.run_started(resumed)
         work: Work | None = None
         for position, stage in enumerate(self.plan.stages):
             if self.store.stage_state(stage.name) == "done":
+                self.inputs.restore_learned(self.store.stage_result(stage.name))
                 continue
             if leads:
                 work = self._next(position, work)
@@ -328,7 +335,50 @@ class StageRunner:
             self._wait_for(stage)
         # A study has many runs, whose models its cache keeps once.
         if leads and not self.store.get("study"):
+            before = self._models()
             self._keep_models(work)
+            self._tell_of_models(before)
+
+    @contextmanager
+    def telling_of_the_end(self) -> Iterator[None]:
+        """Tell observers how the block ended, if they have heard that the run started."""
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if self.has_started:
+                self.session.observers.run_finished(error)
+
+    def _models(self) -> dict[str, str]:
+        """Return what the run keeps of each model, its files included, as a text that changes with any of it."""
+        files = self.store.files()
+        models = {}
+        for row in self.store.rows("model"):
+            models[row["name"]] = canonical_json([row, files.get(row["name"])])
+        return models
+
+    def _tell_of_models(self, before: Mapping[str, str]) -> None:
+        """Tell observers of the models that are new or changed.
+
+        Args:
+            before: as :meth:`_models` returned it.
+        """
+        for name, text in self._models().items():
+            if before.get(name) == text:
+                continue
+            row = self.store.model(name)
+            record = StoredModel(
+                stage=row["stage"],
+                directory=self.store.directory / row["path"] if row["path"] else None,
+                arch=row["arch"],
+                budget=row["budget"],
+                metrics=row["metrics"],
+                costs=row["costs"],
+            )
+            self.session.observers.model_stored(name, record)
 
     def _keep_models(self, work: Work | None) -> None:
         """Write the extracted models that no stage has written, so that any model of a finished run can be exported.
@@ -363,6 +413,8 @@ class StageRunner:
         """
         if self.cached is None:
             return self._execute(position, work)
+        before = self._models()
+        was_begun = self._was_begun(position)
         if not self.cached.adopt(position):
             with self.cached.building(position):
                 # Another process may have built it while we waited for the right to build.
@@ -372,8 +424,12 @@ class StageRunner:
         # The notices of the stage are as true of this run as of the one that made the entry.
         for notice in self.store.stage_result(stage.name).get("notices", ()):
             self.inputs.notices(**notice)
+        self.inputs.restore_learned(self.store.stage_result(stage.name))
         self._say(position, "from the cache")
-        self._finish(stage, seconds=0.0)
+        # Its metrics and trials were told of when it was run, in another run.
+        self.session.observers.stage_started(stage.name, stage.verb, resumed=was_begun)
+        self._tell_of_models(before)
+        self._finish(stage, seconds=0.0, cached=True)
         return None  # read from the disk only if a later stage is run: it may come from the cache as well
 
     def _execute(self, position: int, work: Work | None) -> Work:
@@ -381,8 +437,11 @@ class StageRunner:
         stage = self.plan.stages[position]
         if work is None:
             work = self._work_before(position)
+        before = self._models()
+        was_begun = self._was_begun(position)
         self.store.start_stage(stage.name, position, stage.verb)
         self._say(position)
+        self.session.observers.stage_started(stage.name, stage.verb, resumed=was_begun)
         part = StageSession(self.session, stage)
         # Those that the run had before do not belong to this stage's result.
         earlier_notices = set(self.inputs.notices)
@@ -402,19 +461,27 @@ class StageRunner:
         notices = [asdict(notice) for notice in self.inputs.notices if notice not in earlier_notices]
         if notices:
             part.result["notices"] = notices
+        learned = self.inputs.learned()
+        if learned:
+            part.result["learned"] = learned
         seconds = time.monotonic() - began
         # Before the stage counts as done: after that, a kill would leave it out of the cache for good.
         if self.cached is not None:
             for notice in self.cached.keep(stage, seconds, part.result, reads):
                 self.inputs.notices(notice.place, notice.text)
         self.store.end_stage(stage.name, "done", seconds, part.result)
-        self._finish(stage, seconds)
+        self._tell_of_models(before)
+        self._finish(stage, seconds, cached=False)
         return work
 
-    def _finish(self, stage: PlannedStage, seconds: float) -> None:
+    def _was_begun(self, position: int) -> bool:
+        """Tell whether an earlier process began a stage."""
+        return self.store.stage_state(self.plan.stages[position].name) != "new"
+
+    def _finish(self, stage: PlannedStage, seconds: float, cached: bool) -> None:
         """Drop states that only earlier stages needed, and tell observers that a stage is done."""
         self.snapshots.drop_others(stage.name)
-        self.session.observers.stage_finished(directory=self.store.directory, stage=stage.name, seconds=seconds)
+        self.session.observers.stage_finished(stage.name, seconds, cached)
 
     def _say(self, position: int, text: str = "") -> None:
         """Print which stage is reached, if bars are shown."""

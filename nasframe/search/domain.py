@@ -1,7 +1,8 @@
 """Sets of architectures: draw one, change one, count them, and write equal networks in one form.
 
 An architecture is a flat mapping from knob to value. A knob may depend on another one: the width of a layer means
-nothing if the layer is not kept. The canonical form leaves it out, so that equal networks are equal mappings.
+nothing if the layer is not kept. That one may depend on a third, to any depth. The canonical form leaves out knobs
+without an effect, so that equal networks are equal mappings.
 
 Inside, an architecture is a list of positions, one for each knob in the order of ``knobs``, the inactive ones included:
 integers are quicker to draw, change and compare than values.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import operator
 import re
 from collections import Counter
@@ -26,6 +28,8 @@ from nasframe.records import Arch, canonical_json
 from nasframe.search.restrict import Predicate, both
 from nasframe.units import is_percent, share
 
+METHODS = ("sample", "mutate", "contains", "canonical")
+"""What every domain has."""
 REJECTIONS = 100  # draws before a constrained draw goes over to descending on the violation
 SCAN = 20_000  # up to this size a domain is searched whole before giving up; that takes a second or so
 STARTS = 3  # rejected draws from which a descent begins
@@ -46,15 +50,26 @@ class Choices:
     Args:
         knobs: knob → its values, JSON-plain, from small to large. A value may be a list (the kept layers). If no
             other value has its length, the length may be given in its place, as in ``restrict({"layers": [4]})``.
-        active: knob → (parent knob, values of the parent at which the knob has an effect). Parents are always active.
+        active: knob → (parent knob, values of the parent at which the knob has an effect). A parent may depend on
+            another knob itself; a knob has an effect only if its parent has one.
 
     Raises:
-        DomainError: a knob without values, two equal values, or a rule that names an unknown or conditional parent.
+        DomainError: a knob without values, two equal values, a rule that names an unknown parent or value, or knobs
+            that depend on each other in a circle.
 
     >>> domain = Choices({"layers": [[0], [0, 1]], "heads.0": [1, 2], "heads.1": [1, 2]},
     ...                  {"heads.1": ("layers", [[0, 1]])})
     >>> domain.size, domain.smallest(), domain.canonical({"layers": 1, "heads.0": 2, "heads.1": 2})
     (6, {'layers': [0], 'heads.0': 1}, {'layers': [0], 'heads.0': 2})
+
+    The kernel of a convolution means something only if the layer is one, and its dilation only if the kernel is wide:
+
+    >>> nested = Choices(
+    ...     {"op": ["skip", "conv"], "kernel": [1, 3], "dilation": [1, 2]},
+    ...     {"kernel": ("op", ["conv"]), "dilation": ("kernel", [3])},
+    ... )
+    >>> nested.size, nested.canonical({"op": "skip", "kernel": 3, "dilation": 2})
+    (4, {'op': 'skip'})
     """
 
     def __init__(
@@ -83,26 +98,46 @@ class Choices:
         self._join({name: (name,) for name in self.knobs})
 
     def _apply_rules(self) -> None:
-        """Note for each conditional knob its parent, and at which of the parent's values it has an effect."""
+        """Note for each conditional knob on which values of which other knobs its effect depends."""
+        own_conditions: dict[int, _Condition] = {}
         for name, (parent, values) in self.rules.items():
-            if parent in self.rules:  # one level keeps counting and listing simple
-                raise DomainError(f"knob {name!r} depends on {parent!r}, which is itself conditional")
-            k = self._position(name)
             p = self._position(parent)
             active_at = frozenset(self._index(p, value) for value in values)
-            self._specs[k] = self._specs[k]._replace(parent=p, active_at=active_at)
+            own_conditions[self._position(name)] = _Condition(p, active_at)
+        for k in own_conditions:
+            conditions = self._chain(k, own_conditions)
+            self._specs[k] = self._specs[k]._replace(conditions=conditions)
+
+    def _chain(self, k: int, own_conditions: Mapping[int, _Condition]) -> tuple[_Condition, ...]:
+        """Return a knob's condition, its parent's, and so on up to a knob that always has an effect.
+
+        Raises:
+            DomainError: the chain comes back to a knob that it has passed.
+        """
+        chain: list[_Condition] = []
+        passed = [k]
+        while passed[-1] in own_conditions:
+            condition = own_conditions[passed[-1]]
+            if condition.parent in passed:
+                names = [self._specs[knob].name for knob in [*passed, condition.parent]]
+                raise DomainError(f"knobs depend on each other in a circle: {' on '.join(map(repr, names))}")
+            chain.append(condition)
+            passed.append(condition.parent)
+        return tuple(chain)
 
     def _sort_knobs(self) -> None:
-        """Tell free knobs from those that depend on another one, and order them for reading."""
-        self._free: list[int] = []
-        self._conditional: list[int] = []
+        """Sort the knobs by how many others their effect depends on, and list those that depend on each one."""
+        depths = [len(knob.conditions) for knob in self._specs]
+        # The knobs of each depth: 0 always have an effect, 1 depend on one of those, 2 on one of depth 1 …
+        self._levels: list[list[int]] = [[] for _ in range(max(depths, default=0) + 1)]
+        for k, depth in enumerate(depths):
+            self._levels[depth].append(k)
+        self._children: list[list[int]] = [[] for _ in self._specs]
         for k, knob in enumerate(self._specs):
-            if knob.parent < 0:
-                self._free.append(k)
-            else:
-                self._conditional.append(k)
+            if knob.conditions:
+                self._children[knob.conditions[0].parent].append(k)
         # Parents come first, because whether a knob is read at all depends on the position of its parent.
-        parents_first = self._free + self._conditional
+        parents_first = itertools.chain.from_iterable(self._levels)
         self._reading_order = [(k, self._specs[k]) for k in parents_first]
 
     def canonical(self, arch: Arch) -> dict[str, Any]:
@@ -149,6 +184,51 @@ class Choices:
                 rest, plain[k] = divmod(rest, len(values))
         return self._build(plain)
 
+    def features(self, arch: Arch) -> list[float]:
+        """Return a number for each dimension: where its value lies from 0 to 1, and −1 if it has no effect.
+
+        >>> domain = Choices({"kernel": [1, 3], "op": ["skip", "conv"]}, {"kernel": ("op", ["conv"])})
+        >>> domain.features({"op": "skip"})
+        [-1.0, 0.0]
+        """
+        features = []
+        for position, size, is_active in zip(self.encode(arch), self.shape, self.active(arch), strict=True):
+            place = float(position) / max(size - 1, 1)
+            features.append(place if is_active else -1.0)
+        return features
+
+    def conditions(self) -> list[tuple[int, np.ndarray] | None]:
+        """Say for each dimension when it has an effect.
+
+        Returns:
+            The dimension that it depends on and, for each position of that one, whether this one may have an effect;
+            ``None`` for a dimension that always has one. A dimension has an effect only if the one that it depends on
+            has one.
+
+        >>> domain = Choices({"kernel": [1, 3], "op": ["skip", "conv"]}, {"kernel": ("op", ["conv"])})
+        >>> parent, active_at = domain.conditions()[0]
+        >>> parent, active_at.tolist()
+        (1, [False, True])
+        """
+        dimension_of = {}
+        for number, dimension in enumerate(self._dimensions):
+            for k in dimension.knobs:
+                dimension_of[k] = number
+        conditions: list[tuple[int, np.ndarray] | None] = []
+        for dimension in self._dimensions:
+            own = self._specs[dimension.leader].conditions
+            if not own:
+                conditions.append(None)
+                continue
+            parent, active_at = own[0]
+            number = dimension_of[parent]
+            whole = self._dimensions[number]
+            # A joined parent counts in combinations of its knobs; the position of the one that decides is taken out.
+            weight = whole.weights[whole.knobs.index(parent)]
+            positions = np.arange(whole.size) // weight % len(self._specs[parent].values)
+            conditions.append((number, np.isin(positions, list(active_at))))
+        return conditions
+
     @property
     def shape(self) -> tuple[int, ...]:
         """How many values each dimension has, before any restriction: what :meth:`encode` counts in."""
@@ -167,34 +247,38 @@ class Choices:
     @property
     def size(self) -> int:
         """The exact number of architectures, ``keep`` left aside; inactive knobs do not multiply it."""
-        # Knobs multiply, except below a parent: each of its values allows another number of combinations, and they add.
-        parents = {self._specs[k].parent for k in self._conditional}
-        total = 1
-        for k in self._free:
-            if k in parents:
-                total *= sum(self._count_below(k, index) for index in self._allowed[k])
-            else:
-                total *= len(self._allowed[k])
-        return total
+        return math.prod(self._combinations_below(k) for k in self._levels[0])
 
-    def _count_below(self, parent: int, index: int) -> int:
-        """Return the number of combinations of the knobs that depend on ``parent``, at one of its values."""
-        total = 1
-        for k in self._conditional:
-            knob = self._specs[k]
-            if knob.parent == parent and index in knob.active_at:
-                total *= len(self._allowed[k])
+    def _combinations_below(self, k: int) -> int:
+        """Return the number of combinations of a knob and all that depend on it."""
+        # Knobs multiply, except below a parent: each of its values allows another number of combinations, and they add.
+        if not self._children[k]:
+            return len(self._allowed[k])
+        total = 0
+        for index in self._allowed[k]:
+            combinations = 1
+            for child in self._children[k]:
+                if index in self._specs[child].conditions[0].active_at:
+                    combinations *= self._combinations_below(child)
+            total += combinations
         return total
 
     def enumerate(self) -> Iterator[dict[str, Any]]:
         """Yield every architecture once, in a fixed order (the last knob varies fastest)."""
         indices = [0] * len(self._specs)  # written in place: a new list for each of many architectures takes longer
-        for _ in self._products(self._free, indices):
-            live = [k for k in self._conditional if self._specs[k].is_active(indices)]
-            for _ in self._products(live, indices):
-                arch = self._build(indices)
-                if self._accepts(arch):
-                    yield arch
+        for _ in self._combined(0, indices):
+            arch = self._build(indices)
+            if self._accepts(arch):
+                yield arch
+
+    def _combined(self, depth: int, indices: list[int]) -> Iterator[None]:
+        """Write every combination of the knobs of a depth, and of those below them, into ``indices``."""
+        if depth == len(self._levels):
+            yield
+            return
+        live = [k for k in self._levels[depth] if self._specs[k].is_active(indices)]
+        for _ in self._products(live, indices):
+            yield from self._combined(depth + 1, indices)
 
     def _products(self, knobs: Sequence[int], indices: list[int]) -> Iterator[None]:
         """Write every combination of some knobs' values into ``indices``, one after the other."""
@@ -285,7 +369,7 @@ class Choices:
         conditions = set()
         for name in knobs:
             knob = self._specs[self._position(name)]
-            conditions.add((knob.parent, knob.active_at))
+            conditions.add(knob.conditions)
         return len(conditions) <= 1
 
     def _numbered(self, prefix: str) -> dict[str, list[str]]:
@@ -534,6 +618,13 @@ class Choices:
             raise DomainError(f"knob {knob.name!r} has no value {value!r}. It has {list(knob.values)}") from None
 
 
+class _Condition(NamedTuple):
+    """A knob that another one depends on, and the positions at which the other one may have an effect."""
+
+    parent: int
+    active_at: frozenset[int]
+
+
 class _Knob(NamedTuple):
     """A knob, as it is needed to read architectures."""
 
@@ -541,12 +632,14 @@ class _Knob(NamedTuple):
     values: tuple[Any, ...]
     positions: dict[Any, int]  # value, or the length of a list that no other has → its position
     has_lists: bool  # some values are lists or mappings
-    parent: int = -1  # the number of the knob that it depends on
-    active_at: frozenset[int] = frozenset()  # positions of the parent's values at which this knob has an effect
+    conditions: tuple[_Condition, ...] = ()  # all must hold for it to have an effect; that on its own parent is first
 
     def is_active(self, indices: Sequence[int]) -> bool:
         """Tell whether the knob has an effect at these positions of all knobs."""
-        return self.parent < 0 or indices[self.parent] in self.active_at
+        for parent, active_at in self.conditions:  # noqa: SIM110 (a generator takes twice as long on this hot path)
+            if indices[parent] not in active_at:
+                return False
+        return True
 
 
 class _Dimension(NamedTuple):
@@ -641,3 +734,36 @@ def drawn(domain: Any, count: int) -> list[Arch]:
     rng = np.random.default_rng(0)  # not the run's: a check must not change what is drawn later
     draws = [domain.sample(rng) for _ in range(count)]
     return ends_of(domain) + draws
+
+
+def domain_fault(domain: Any) -> str:
+    """Say what is wrong with the architectures that a domain draws; nothing if all is well.
+
+    The contract of domains checks far more. What is checked here would spoil a run: architectures are stored as JSON,
+    and compared by their canonical form.
+
+    Args:
+        domain: the domain.
+
+    >>> domain_fault(Choices({"width": [8, 16]}))
+    ''
+    """
+    missing = [method for method in METHODS if not callable(getattr(domain, method, None))]
+    if missing:
+        return f"its domain {type(domain).__name__} lacks {', '.join(missing)}. Expected {', '.join(METHODS)}."
+    arch = domain.sample(np.random.default_rng(0))
+    drew = f"its domain {type(domain).__name__} drew {arch!r}"
+    if not isinstance(arch, Mapping):
+        return f"{drew}. Expected a mapping with names of choices, such as {{'nodes': [...]}}."
+    try:
+        stored = json.loads(json.dumps(arch, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        return f"{drew}, which cannot be stored ({error}). Expected Python numbers, text, lists and mappings."
+    if stored != arch:
+        return f"{drew}, which is {stored!r} after it was stored. Expected lists instead of tuples, and names as text."
+    if not domain.contains(arch):
+        return f"{drew}, but 'contains' is false for it. Expected both to agree; see nasframe.testing.DomainContract."
+    canonical = domain.canonical(arch)
+    if domain.canonical(canonical) != canonical:
+        return f"{drew}, whose canonical form changes when it is taken again. Expected one form."
+    return ""

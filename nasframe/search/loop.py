@@ -19,9 +19,9 @@ from nasframe.errors import RunError
 from nasframe.interfaces import EnumerableDomain, SamplerTraits, ends_of, size_of, start_sampler, traits_of
 from nasframe.records import Arch, Trial, arch_id
 from nasframe.search import constraints
+from nasframe.search.answers import Answerer, Archive, Evaluate, Penalty
 from nasframe.search.budgets import Budget, BudgetBounds, Costs, check_reachable, named_budgets, shortfall
 from nasframe.search.constraints import CostValues, Limits, Screen, penalised
-from nasframe.search.evaluator import Archive, Evaluate, Evaluator, Penalty
 from nasframe.search.pareto import pareto_front
 from nasframe.search.restrict import restrict
 from nasframe.search.winner import Choice, WinnerRule, choose, ranked
@@ -46,6 +46,7 @@ class SearchResult:
         evaluated: the number of evaluations that were spent.
         repeats: proposals that were answered before.
         failures: evaluations that failed.
+        broken_off: evaluations that ended early, because the architecture could no longer win.
         ended: why the search ended before all trials were spent; empty if they were.
         choices: name → how that winner was chosen.
     """
@@ -56,6 +57,7 @@ class SearchResult:
     evaluated: int = 0
     repeats: int = 0
     failures: int = 0
+    broken_off: int = 0
     ended: str = ""
     choices: dict[str, Choice] = field(default_factory=dict)
 
@@ -93,7 +95,8 @@ def search(
     Args:
         sampler: proposes architectures.
         domain: the domain that the sampler proposes from.
-        evaluate: (architecture, examples or ``None`` for all) → metrics by name.
+        evaluate: (architecture, examples or ``None`` for all) → metrics by name; or an object with ``score``, which
+            also gets the trials that the architecture has to beat, and may stop early.
         costs: architecture → costs by name; called often.
         objectives: names of metrics or costs, ``-`` before those to minimise. The first is the score.
         trials: evaluations to spend; repeated, screened and failed proposals are free.
@@ -133,31 +136,39 @@ def search(
     penalty = None
     if not isinstance(violation, str):
         penalty = _penalty(sampler, domain, costs, violation["penalise"])
-    evaluator = Evaluator(region, evaluate, costs, wanted, objectives, examples, penalty)
-    archive = Archive(on_trial, evaluator.archive)
+    rule = WinnerRule() if rule is None else rule
+    is_final = examples is None and remeasure is None  # else the best are scored again
+    contenders = 1 if is_final else max(finalists, 1)
+    answerer = Answerer(region, evaluate, costs, wanted, objectives, examples, penalty, rule, contenders)
+    archive = Archive(on_trial, answerer.archive)
     archive.replay(done)
 
     start_sampler(sampler, stage, trials, "search")
-    recalled = [evaluator.recall(trial) for trial in _successful(known)]
+    recalled = [answerer.recall(trial) for trial in _successful(known)]
     if recalled:
         sampler.tell(recalled)
     exploration = _Exploration(
-        sampler, evaluator, archive, domain.canonical, trials, max_rejections, batch, listable=remeasure is None
+        sampler, answerer, archive, domain.canonical, trials, max_rejections, batch, listable=remeasure is None
     )
-    if penalty is None:
-        regions = [_within(region, budget, costs) for budget in wanted]
-    else:  # architectures out of bounds are evaluated too, so that proposals are not confined
-        regions = [region] * len(wanted)
-    ended = exploration.run(regions)
+    ended = exploration.run(turns(region, wanted, costs, confined=penalty is None))
 
-    failures = _failures(evaluator, archive)
-    rule = WinnerRule() if rule is None else rule
+    failures = _failures(answerer, archive)
     choices = {}
     for budget in wanted:
-        choices[budget.name] = _winner(budget, evaluator, archive, finalists, remeasure, rule)
+        choices[budget.name] = _winner(budget, answerer, archive, finalists, remeasure, rule)
     winners = {name: choice.trial for name, choice in choices.items()}
-    front = _front(evaluator, archive)
-    return SearchResult(archive.trials, winners, front, exploration.spent, archive.repeats, failures, ended, choices)
+    front = _front(answerer, archive)
+    return SearchResult(
+        trials=archive.trials,
+        winners=winners,
+        front=front,
+        evaluated=exploration.spent,
+        repeats=archive.repeats,
+        failures=failures,
+        broken_off=len(answerer.broken_off),
+        ended=ended,
+        choices=choices,
+    )
 
 
 def subset(examples: int | None, size: int | None) -> int | None:
@@ -178,6 +189,20 @@ def _successful(trials: Iterable[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.state == "done"]
 
 
+def turns(region: Any, wanted: Sequence[Budget], costs: Costs, confined: bool) -> list[Any]:
+    """Return the part of the domain that the sampler is asked for in each budget's turn.
+
+    Args:
+        region: the domain.
+        wanted: the budgets.
+        costs: architecture → costs by name.
+        confined: whether proposals are confined to the bounds; not if architectures out of bounds are evaluated too.
+    """
+    if not confined:
+        return [region] * len(wanted)
+    return [_within(region, budget, costs) for budget in wanted]
+
+
 def _within(region: Any, budget: Budget, costs: Costs) -> Any:
     """Return the part of a region that meets a budget's bounds."""
     if not budget.bounds:
@@ -185,15 +210,15 @@ def _within(region: Any, budget: Budget, costs: Costs) -> Any:
     return restrict(region, keep=Screen(budget.bounds, costs))
 
 
-def _failures(evaluator: Evaluator, archive: Archive) -> int:
+def _failures(answerer: Answerer, archive: Archive) -> int:
     """Return the number of failed evaluations.
 
     Raises:
         RunError: none succeeded, so that there is nothing to choose a winner from.
     """
     failures = sum(trial.state == "failed" for trial in archive.trials)
-    if failures and not _successful(evaluator.archive.values()):
-        raise RunError(f"all {failures} evaluations failed{evaluator.first_cause()}.")
+    if failures and not _successful(answerer.archive.values()):
+        raise RunError(f"all {failures} evaluations failed{answerer.first_cause()}.")
     return failures
 
 
@@ -210,7 +235,7 @@ class _Exploration:
 
     Args:
         sampler: proposes architectures.
-        evaluator: answers proposals.
+        answerer: answers proposals.
         archive: keeps the answers.
         canonical: the canonical form of an architecture.
         trials: evaluations to spend.
@@ -221,7 +246,7 @@ class _Exploration:
     """
 
     sampler: Sampler
-    evaluator: Evaluator
+    answerer: Answerer
     archive: Archive
     canonical: Callable[[Arch], Arch]
     trials: int
@@ -243,8 +268,8 @@ class _Exploration:
         Returns:
             Why the search ended before its trials were spent; empty if they were.
         """
-        turns = zip(self.evaluator.budgets, regions, strict=True)
-        for budget, region in itertools.cycle(turns):
+        rounds = zip(self.answerer.budgets, regions, strict=True)
+        for budget, region in itertools.cycle(rounds):
             self._take_turn(budget, region)
             if self.spent >= self.trials:
                 return ""
@@ -272,14 +297,16 @@ class _Exploration:
     def _answer(self, arch: Arch, budget: Budget) -> Trial:
         """Answer one proposal, and count it."""
         name = arch_id(arch)
-        trial = self.evaluator.answer_from_archive(arch, budget)
+        trial = self.answerer.answer_from_archive(arch, budget)
         if trial is not None:
             self.archive.repeats += 1
         else:
-            answer = functools.partial(self.evaluator.answer, arch, budget)
+            answer = functools.partial(self.answerer.answer, arch, budget)
             trial = self.archive.add(arch, answer)
             if trial.state == "screened":
-                self.evaluator.screened[name] = trial
+                self.answerer.screened[name] = trial
+            elif trial.state == "done" and trial.examples != self.answerer.examples:
+                self.answerer.broken_off[name] = trial
         if trial.state != "screened":  # compared with all that can be evaluated, and a screened one cannot
             self.answered.add(name)
         if trial.state == "done":
@@ -289,12 +316,12 @@ class _Exploration:
             self.rejected += 1
         return trial
 
-    def _why_nothing_is_left(self, turns: int) -> str:
+    def _why_nothing_is_left(self, budgets: int) -> str:
         """Return the reason why going on is of no use, an empty text if it may be."""
         all_answered = self.admissible is not None and self.admissible <= self.answered
-        if all_answered or len(self.answered) >= size_of(self.evaluator.region):
+        if all_answered or len(self.answered) >= size_of(self.answerer.region):
             return "every architecture that is within bounds was evaluated"
-        if self.silent >= turns:  # each budget's region is exhausted, not only one of them
+        if self.silent >= budgets:  # each budget's region is exhausted, not only one of them
             return "the sampler had nothing left to propose"
         if self.rejected >= self.max_rejections:
             return f"{self.rejected:,} proposals in a row were repeats, out of bounds, or failed (max_rejections)"
@@ -313,7 +340,7 @@ def _listed(regions: Sequence[Any]) -> set[str] | None:
 
 
 def _winner(
-    budget: Budget, evaluator: Evaluator, archive: Archive, finalists: int, remeasure: Costs | None, rule: WinnerRule
+    budget: Budget, answerer: Answerer, archive: Archive, finalists: int, remeasure: Costs | None, rule: WinnerRule
 ) -> Choice:
     """Choose among the trials that meet a budget, scored on all examples, with noisy costs measured again.
 
@@ -323,16 +350,16 @@ def _winner(
     Raises:
         RunError: no trial meets the budget.
     """
-    candidates = [trial for trial in archive.evaluated.values() if trial.examples == evaluator.examples]
+    candidates = [trial for trial in archive.evaluated.values() if trial.examples == answerer.examples]
     feasible = [trial for trial in candidates if _meets(trial, budget)]
-    score, bounded = evaluator.unpenalised_score, list(budget.bounds)
+    score, bounded = answerer.unpenalised_score, list(budget.bounds)
     order = ranked(feasible, rule, score, bounded)
-    is_final = evaluator.examples is None and remeasure is None
+    is_final = answerer.examples is None and remeasure is None
     group_size = max(len(order) if is_final else finalists, 1)
     for start in range(0, len(order), group_size):
         group = order[start : start + group_size]
         if not is_final:
-            group = [archive.finalist(trial, budget, evaluator, remeasure) for trial in group]
+            group = [archive.finalist(trial, budget, answerer, remeasure) for trial in group]
         still_feasible = [trial for trial in group if _meets(trial, budget)]
         choice = choose(still_feasible, rule, score, bounded)
         if choice is not None:
@@ -361,18 +388,19 @@ def _shortage(budget: Budget, archive: Archive) -> str:
     return f"{count} The nearest has {shortfall(budget, nearest.costs)}."
 
 
-def _front(evaluator: Evaluator, archive: Archive) -> list[Trial]:
+def _front(answerer: Answerer, archive: Archive) -> list[Trial]:
     """Return the trials that no other one dominates."""
     # Only trials that were scored on the same examples can be compared: the finalists if there are any.
-    pool = _successful(list(archive.finals.values()) or archive.trials)
-    axes = list(evaluator.objectives)
-    for budget in evaluator.budgets:
+    comparable = [trial for trial in archive.trials if trial.examples == answerer.examples]
+    pool = _successful(list(archive.finals.values()) or comparable)
+    axes = list(answerer.objectives)
+    for budget in answerer.budgets:
         for cost in budget.bounds:
             if f"-{cost}" not in axes:
                 axes.append(f"-{cost}")
     points = []
     for trial in pool:
-        points.append([evaluator.value(axis, trial) for axis in axes])
+        points.append([answerer.value(axis, trial) for axis in axes])
     return [pool[position] for position in pareto_front(points)]
 
 

@@ -90,6 +90,20 @@ def standard_error(kind: ErrorKind, score: float, examples: int | None) -> float
     return (1 - size**2) / math.sqrt(examples)
 
 
+def tolerance(rule: WinnerRule, score: float, trial: Trial) -> float:
+    """Return how far below a trial's score another one may stay and still be chosen instead of it.
+
+    Args:
+        rule: the rule; ``score`` leaves no room.
+        score: the trial's score.
+        trial: the trial.
+    """
+    if rule.name == "score":
+        return 0.0
+    error = standard_error(rule.error, score, trial.examples or rule.examples)
+    return (error or 0.0) + ROUNDING
+
+
 def ranked(trials: Sequence[Trial], rule: WinnerRule, score: Score, bounded: Sequence[str]) -> list[Trial]:
     """Return candidates from the best score downwards; with ``examples`` the first of them become finalists.
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nasframe.declarations import matching
 from nasframe.errors import RunError
 from nasframe.interfaces import CURRENT, written_arch
-from nasframe.measures import formats_of
 from nasframe.records import canonical_json
 from nasframe.search.costs import tables
+from nasframe.search.guarded import GuardedSampler
 from nasframe.search.restrict import joined
+from nasframe.stages.regions import domain_for, regions_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from nasframe.interfaces import Task, Work
-    from nasframe.records import Arch, ErrorKind
+    from nasframe.interfaces import Work
+    from nasframe.records import Arch
     from nasframe.stages.session import StageSession
 
 
@@ -61,26 +63,18 @@ def sampler(stage: StageSession, use: Any, work: Work, bounded: Iterable[str] = 
     if use == "shared":
         return stage.session.shared_sampler(work)
     assert work.space is not None
+    space_domain = work.space.domain
     # The shared sampler learns of the recipe's bounds only, since it outlives this stage.
     costs = stage.session.cost_rows(work, bounded)
     of_choices = tables(stage.estimators, work.space, work.net)
-    return stage.make("sampler", use, domain=work.space.domain, costs=costs, tables=of_choices)
+    make = partial(stage.make, "sampler", use, domain=space_domain, costs=costs, tables=of_choices)
+    regions = regions_of(stage.inputs, work.space, work.net)
+    return GuardedSampler(make, joined(space_domain, use), regions)
 
 
 def domain(stage: StageSession, space: Any, use: Any, within: Mapping[str, list[Any]] | None) -> Any:
     """Return a space's domain in the coordinates of a sampler, restricted to ``within`` if that is given."""
-    own_sampler = stage.plan.sampler if use == "shared" else use
-    # A sampler may join knobs, as in "join: layer"; its proposals must lie in a domain that joins them too.
-    whole = joined(space.domain, own_sampler)
-    if within:
-        return whole.restrict(within)
-    return whole
-
-
-def error_kind(task: Task, objective: str) -> ErrorKind:
-    """Return how the standard error of a search's score is computed, as its task declares it."""
-    form = formats_of(task).get(objective.removeprefix("-"))
-    return "unknown" if form is None else form.error_kind  # a cost has no format, and no sampling error
+    return domain_for(stage.plan, space, use, within)
 
 
 def arch(stage: StageSession, chosen: str | Mapping[str, Any] | None, work: Work) -> Arch | None:

@@ -20,7 +20,10 @@ from nasframe.heads import Head, match
 from nasframe.interfaces import (
     HeadedModel,
     ModelTraits,
+    PlannedEvaluator,
+    SearchJob,
     SkeletonModel,
+    StatefulEstimator,
     TaskTraits,
     TextSource,
     TokenizerMaker,
@@ -30,7 +33,7 @@ from nasframe.interfaces import (
     member,
     traits_of,
 )
-from nasframe.measures import formats_of, loss_fault, named_objectives, objective_fault, objective_of
+from nasframe.measures import PRIMARY, SearchMetrics, formats_of, loss_fault, objective_fault, search_metrics
 from nasframe.notices import Notices
 from nasframe.plan import own_task
 from nasframe.processes import device
@@ -167,6 +170,27 @@ class RunInputs:
         inject = {"notify": self.notices, "probe_inputs": self.probe}
         estimator: Estimator = registry.make("estimator", use, inject)
         return estimator
+
+    def learned(self) -> dict[str, Any]:
+        """Return what the run's estimators have learned so far, by cost; those that learn nothing are left out."""
+        states = {}
+        for name, estimator in self.estimators.items():
+            if isinstance(estimator, StatefulEstimator):
+                state = estimator.state_dict()
+                if state:
+                    states[name] = state
+        return states
+
+    def restore_learned(self, result: Mapping[str, Any]) -> None:
+        """Give the run's estimators what they had learned when a stage ended.
+
+        Args:
+            result: what the stage reported about itself.
+        """
+        for name, state in (result.get("learned") or {}).items():
+            estimator = self.estimators.get(name)
+            if isinstance(estimator, StatefulEstimator):
+                estimator.load_state_dict(state)
 
     def load_plugins(self) -> None:
         """Import the plugins that the plan names, so that their own classes of networks are known."""
@@ -314,7 +338,8 @@ class RunInputs:
         self._refuse_changes()
         with self.reads:
             require_trained(self.teacher, self.task.labels)
-            require_same_tokens(self.teacher.tokenizer(), self.tokenizer, self.plan.task.get("max_length"))
+            texts = traits_of(TaskTraits, self.task).texts_per_example
+            require_same_tokens(self.teacher.tokenizer(), self.tokenizer, self.plan.task.get("max_length"), texts)
             net = self.teacher.load(self.task.labels, stream_seed(self.plan.seed, "init"))
         require_storable(net, "teacher")
         return net.to(device())
@@ -362,7 +387,7 @@ class RunInputs:
         net: Any = self.net() if self.model else None
         if net is not None:
             self._ask_estimators(net)
-        self._check_objectives(task, net)
+        self._check_searches(task, net)
         space = self.bare_space if net is None else self.space(net)
         return Work(net, self.tokenizer, task, space)
 
@@ -431,46 +456,76 @@ class RunInputs:
             except UsageError as error:
                 raise UsageError(f"estimators.{name}: {error}") from error
 
-    def _check_objectives(self, task: Task, net: nn.Module | None) -> None:
-        """Make sure that the task measures what every search maximises and chooses by, as its data show.
+    def _check_searches(self, task: Task, net: nn.Module | None) -> None:
+        """Make sure that every search can measure what it maximises and chooses by, as the task's data show.
 
         Raises:
-            UsageError: some metrics are not measured; names them all.
+            UsageError: some searches cannot; says of each what is wrong.
         """
         problems = []
         recipes_own = task, net
         for stage in self.plan.stages:
+            if stage.verb != "search":
+                continue
             task, net = recipes_own
-            if own_task(stage) is not None and stage.verb == "search":
+            if own_task(stage) is not None:
                 # The metrics of its task are known from its formats alone: its network is not made yet.
                 task, net = self.task_of(stage), None
-            for objective in named_objectives(_objectives(self.plan, stage), task):
-                fault = self._objective_fault(objective, task, net)
-                if fault:
-                    problems.append(f"stages.{stage.name}.objectives: {fault}")
-            if stage.options.get("winner") == "loss":
-                fault = _loss_fault(task, net)
-                if fault:
-                    problems.append(f"stages.{stage.name}.winner: {fault}")
+            for option, fault in self._search_faults(stage, task, net):
+                problems.append(f"stages.{stage.name}.{option}: {fault}")
         if problems:
             raise UsageError("\n".join(problems))
 
-    def _objective_fault(self, objective: str, task: Task, net: nn.Module | None) -> str:
+    def _search_faults(self, stage: PlannedStage, task: Task, net: nn.Module | None) -> Iterator[tuple[str, str]]:
+        """Yield the options of a search that do not fit the task, and why."""
+        evaluator = self._evaluator(stage)
+        try:
+            measured = search_metrics(evaluator, task)
+            objectives = measured.named(stage.options.get("objectives") or self.plan.objectives or [PRIMARY])
+            if isinstance(evaluator, PlannedEvaluator):
+                job = SearchJob(objectives, self.plan.seed, stage.name, task=task, estimators=self.estimators)
+                evaluator.validate(job)
+        except UsageError as error:
+            yield "evaluator", str(error)
+            return
+        for objective in objectives:
+            fault = self._objective_fault(objective, measured, task, net)
+            if fault:
+                yield "objectives", fault
+        if stage.options.get("winner") == "loss":
+            fault = self._loss_fault(measured, task, net)
+            if fault:
+                yield "winner", fault
+
+    def _evaluator(self, stage: PlannedStage) -> Any:
+        """Return an evaluator like a search's, to be asked before the search begins."""
+        inject = {"seed": stream_seed(self.plan.seed, "evaluator", stage.name), "notify": self.notices}
+        return registry.make("evaluator", stage.options.get("evaluator", "metric"), inject)
+
+    def _objective_fault(self, objective: str, measured: SearchMetrics, task: Task, net: nn.Module | None) -> str:
         """Say why an objective cannot be maximised; nothing if it can, or if that cannot be known yet."""
         name = objective.removeprefix("-")
-        if name in self.estimators or objective == objective_of(task):
+        if name in self.estimators or objective == measured.default:
             return ""
-        formats = formats_of(task)
-        if formats:
-            return objective_fault(objective, formats, self.estimators)
+        if formats_of(task) or name in measured.formats:
+            return objective_fault(objective, measured.formats, self.estimators)
         if net is None:
             return ""  # without a network there is nothing to try the task on
-        metrics = _glance(task, net)
+        metrics = {**_glance(task, net), **measured.formats}
         if name in metrics:
             return ""
         costs = registry.factories("estimator").keys() | self.estimators.keys()
         hint = suggestion(name, costs | metrics.keys())
         return f"unknown metric or cost {name!r}. Metrics: {listing(metrics)}; costs: {listing(costs)}.{hint}"
+
+    def _loss_fault(self, measured: SearchMetrics, task: Task, net: nn.Module | None) -> str:
+        """Say why a search cannot choose its winner by the loss; nothing if it can, or if that cannot be known yet."""
+        if formats_of(task) or "loss" in measured.formats:
+            return loss_fault(measured.formats)
+        if net is None:
+            return ""
+        # Of metrics without formats only the name is known, which is clear enough for a loss.
+        return loss_fault({name: MetricFormat(higher_is_better=name != "loss") for name in _glance(task, net)})
 
 
 def _numbered(kind: str, places: list[Path]) -> Iterator[tuple[str, Path]]:
@@ -487,24 +542,6 @@ def _glance(task: Task, net: nn.Module) -> Mapping[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a few examples may have one class only; nobody reads the numbers
         return task.evaluate(forward_of(net, net, "fp32"), "select", GLANCE).metrics
-
-
-def _loss_fault(task: Task, net: nn.Module | None) -> str:
-    """Say why a search cannot choose its winner by the loss; nothing if it can, or if that cannot be known yet."""
-    formats = formats_of(task)
-    if formats:
-        return loss_fault(formats)
-    if net is None:
-        return ""
-    # Of metrics without formats only the name is known, which is clear enough for a loss.
-    return loss_fault({name: MetricFormat(higher_is_better=name != "loss") for name in _glance(task, net)})
-
-
-def _objectives(plan: Plan, stage: PlannedStage) -> list[str]:
-    """Return the objectives of a stage, its own or the recipe's; only searches have any."""
-    if stage.verb != "search":
-        return []
-    return stage.options.get("objectives") or plan.objectives or []
 
 
 def plain_summary(task: Task) -> dict[str, Any] | None:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
-from nasframe.observers import Observers
+from nasframe.observers import Observers, chosen_listeners, hook_listeners
 from nasframe.plan import aimed_costs
 from nasframe.processes import leader
+from nasframe.records import RunInfo
+from nasframe.search.guarded import GuardedSampler
+from nasframe.search.restrict import joined
 from nasframe.seeds import stream_seed
+from nasframe.stages.regions import regions_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +49,7 @@ class Session:
         self.store = store
         self.progress = progress
         self.inputs = inputs
-        self.observers = Observers(inputs.notices)
+        self.observers = _observers(plan, store, inputs)
         self.sampler: Any = None  # made when a stage first needs it, which may be after a transform
 
     def shared_sampler(self, work: Work) -> Any:
@@ -67,6 +72,16 @@ class Session:
         return cost_rows(self.inputs.estimators, names, work.space, work.net)
 
 
+def _observers(plan: Plan, store: RunStore, inputs: RunInputs) -> Observers:
+    """Return those who observe a run: the plugins that hear every run, and the observers that its recipe names."""
+    run = RunInfo(store.directory, plan.recipe, plan.name, tuple(stage.name for stage in plan.stages))
+    observers = Observers(run, inputs.notices)
+    if leader():  # every process trains, but the run is told of once
+        observers.add(hook_listeners())
+        observers.add(chosen_listeners(plan.observers, {"base": plan.base, "notify": observers.report}))
+    return observers
+
+
 def new_shared_sampler(inputs: RunInputs, space: SearchSpace, net: nn.Module) -> Any:
     """Make a recipe's own sampler, which has learned nothing yet."""
     from nasframe.search.costs import cost_rows, tables
@@ -76,7 +91,8 @@ def new_shared_sampler(inputs: RunInputs, space: SearchSpace, net: nn.Module) ->
     seed = stream_seed(plan.seed, "sampler", "shared")
     costs = cost_rows(inputs.estimators, aimed_costs(plan), space, net)
     inject = {"domain": space.domain, "seed": seed, "costs": costs, "tables": tables(inputs.estimators, space, net)}
-    return registry.make("sampler", plan.sampler, inject)
+    make = partial(registry.make, "sampler", plan.sampler, inject)
+    return GuardedSampler(make, joined(space.domain, plan.sampler), regions_of(inputs, space, net))
 
 
 @dataclass(frozen=True)
@@ -169,6 +185,7 @@ class StageSession:
             if leader():  # every process trains, but only the first one writes
                 named = {f"{prefix}{name}": value for name, value in values.items()}
                 self.store.log(self.name, step, named)
+                self.session.observers.metrics_logged(self.name, step, named)
 
         return log
 

@@ -29,13 +29,20 @@ def require_trained(teacher: Any, labels: Sequence[str] | None) -> None:
         raise UsageError(f"teacher: {fault}. {EXPECTED}")
 
 
-def require_same_tokens(teacher_tokenizer: Any, model_tokenizer: Any, max_length: int | None) -> None:
+TYPES = "token_type_ids"
+"""The input that says of each token to which text of a pair it belongs."""
+
+
+def require_same_tokens(
+    teacher_tokenizer: Any, model_tokenizer: Any, max_length: int | None, texts: int | None = None
+) -> None:
     """Make sure that a teacher reads the inputs that the task makes for the model.
 
     Args:
         teacher_tokenizer: the teacher's; ``None`` if it reads no texts.
         model_tokenizer: the model's, likewise.
         max_length: tokens after which the task cuts texts, if the recipe says so.
+        texts: how many texts an example has; ``None`` if the task does not say.
 
     Raises:
         UsageError: the same text would be other tokens for it, or more than it can read.
@@ -50,12 +57,7 @@ def require_same_tokens(teacher_tokenizer: Any, model_tokenizer: Any, max_length
             "teacher: its tokenizer is not the model's, so the ids of the model's tokens mean other words to it. "
             f"{expected}"
         )
-    # A network that tells the texts of a pair apart, and is not given their types, would read a pair as one text.
-    teacher_inputs = set(teacher_tokenizer.model_input_names)
-    model_inputs = set(model_tokenizer.model_input_names)
-    if teacher_inputs != model_inputs:
-        names = ", ".join(sorted(teacher_inputs ^ model_inputs))
-        raise UsageError(f"teacher: only one of the teacher and the model reads {names}. {expected}")
+    _require_same_inputs(teacher_tokenizer, model_tokenizer, texts, expected)
     longest = int(model_tokenizer.model_max_length)
     if max_length is not None:
         longest = min(longest, max_length)
@@ -65,6 +67,25 @@ def require_same_tokens(teacher_tokenizer: Any, model_tokenizer: Any, max_length
             f"teacher: it reads at most {limit} tokens, and texts have up to {longest}. Expected "
             f"'task.max_length: {limit}' or less."
         )
+
+
+def _require_same_inputs(teacher_tokenizer: Any, model_tokenizer: Any, texts: int | None, expected: str) -> None:
+    """Make sure that what the task makes for the model is all that the teacher reads."""
+    teacher_inputs = set(teacher_tokenizer.model_input_names)
+    model_inputs = set(model_tokenizer.model_input_names)
+    if teacher_inputs == model_inputs:
+        return
+    if teacher_inputs - model_inputs == {TYPES} and model_inputs <= teacher_inputs:
+        # Networks take the types for zeros if they are not given, and so the types of a single text are.
+        if texts == 1 and not any(teacher_tokenizer("text")[TYPES]):
+            return
+        raise UsageError(
+            f"teacher: it tells the two texts of a pair apart by {TYPES}, which the model does not read. Given the "
+            "model's inputs, it would read a pair as one text. Expected single texts, or a teacher that reads what the "
+            "model does."
+        )
+    names = ", ".join(sorted(teacher_inputs ^ model_inputs))
+    raise UsageError(f"teacher: only one of the teacher and the model reads {names}. {expected}")
 
 
 def _token_facts(tokenizer: Any) -> tuple[str, int | None]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nasframe.interfaces import TrainJob
-from nasframe.records import LedgerEntry, ModifierRef, TrainerRef, TrainOptions, plus
+from nasframe.errors import UsageError
+from nasframe.interfaces import Candidate, SearchJob, TrainJob
+from nasframe.records import LedgerEntry, ModifierRef, TrainerRef, TrainOptions, arch_id, plus
 from nasframe.training.forward import forward_of
 from nasframe.training.macs import MacCounter
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from nasframe.interfaces import TrainResult, Work
-    from nasframe.records import Arch, Evaluation, Forward, Trial
+    from nasframe.interfaces import Evaluator, Rival, Task, TrainResult, Work
+    from nasframe.records import Arch, Evaluation, Trial
     from nasframe.stages.session import StageSession
 
 
@@ -30,7 +31,8 @@ class Tally:
         examples: how many examples they used, all together.
         tokens: token positions that went through networks, padding included.
         macs: forward MACs.
-        backward_macs: of the candidates that were trained before they were scored.
+        backward_macs: of the candidates that were trained before they were scored, and of gradients that were their
+            score.
     """
 
     evaluations: int = 0
@@ -45,6 +47,8 @@ class Tally:
         self.examples += result.examples
         self.tokens += result.tokens
         self.macs = plus(self.macs, macs)
+        if result.backward:
+            self.backward_macs = plus(self.backward_macs, None if macs is None else 2 * macs)
 
     def add_training(self, entries: Iterable[LedgerEntry]) -> None:
         """Count the training of a candidate, which is a part of its evaluation."""
@@ -78,22 +82,7 @@ def store_trial(stage: StageSession, number: int, trial: Trial, seconds: float, 
     with stage.store.transaction():
         stage.store.add_trial(stage.name, number, trial, seconds)
         stage.store.put(f"tally {stage.name}", asdict(tally))
-    stage.session.observers.trial_finished(
-        directory=stage.store.directory, stage=stage.name, number=number, trial=trial
-    )
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A network, or a sub-network, as a function whose cost can be counted.
-
-    Args:
-        forward: computes its outputs.
-        macs: counts the multiply-adds of an evaluation of it; ``None`` if they cannot be counted.
-    """
-
-    forward: Forward
-    macs: Callable[[Evaluation], float | None]
+    stage.session.observers.trial_finished(stage.name, number, trial)
 
 
 def mac_counter(stage: StageSession, work: Work) -> MacCounter:
@@ -126,64 +115,194 @@ def split_fit(fit: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return training, plugins
 
 
-class Evaluator:
-    """Scores architectures on the ``select`` split, and counts what that costs.
+class SelectionTask:
+    """A task as evaluators see it: it refuses to read ``dev``, because nothing may be selected on that split.
+
+    Args:
+        task: the task.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a member of the task; its functions that take a split refuse ``dev``."""
+        value = getattr(self._task, name)
+        if not callable(value) or name not in READING:
+            return value
+
+        def guarded(*arguments: Any, **named: Any) -> Any:
+            splits = [*arguments, *named.values()]
+            if any(isinstance(split, str) and split.startswith("dev") for split in splits):
+                raise UsageError(f"an evaluator called {name} on 'dev', which is for reporting. Expected 'select'.")
+            return value(*arguments, **named)
+
+        return guarded
+
+
+READING = frozenset({"evaluate", "evaluate_at", "order", "readable", "cut_examples", "batch", "chunks"})
+"""Methods of tasks that read the examples of a split, those that some tasks have besides the protocol's among them."""
+
+
+class Scorer:
+    """Scores architectures by an evaluator, and counts what that costs.
+
+    Args:
+        evaluator: the plugin.
+        work: whose network and space are searched.
+        counter: counts multiply-adds.
+        job: what the evaluator is told about the search, apart from candidates.
+        precision: of the forward passes.
+        saved: name → a network that an earlier stage saved.
+        fitted: architecture → a copy of the network trained at it, if candidates are trained before they are scored.
+        tally: what is counted so far.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        work: Work,
+        counter: MacCounter,
+        job: SearchJob,
+        precision: str,
+        saved: Callable[[str], nn.Module],
+        fitted: Callable[[Arch, Tally], nn.Module] | None = None,
+        tally: Tally | None = None,
+    ) -> None:
+        self.evaluator = evaluator
+        self.work = work
+        self.counter = counter
+        self.precision = precision
+        self.tally = Tally() if tally is None else tally
+        self._saved = saved
+        self._fitted = fitted
+        self._is_started = False
+        self._job = replace(
+            job,
+            net=work.net,
+            task=SelectionTask(work.task),
+            space=work.space,
+            candidate=self.candidate,
+            saved=self.saved,
+            count=self._count,
+        )
+
+    def score(self, arch: Arch, examples: int | None, rivals: Sequence[Rival] = ()) -> Evaluation:
+        """Return the evaluator's measurement of an architecture; see :class:`nasframe.search.answers.Scorer`."""
+        if not self._is_started:
+            self.evaluator.start(self._job)
+            self._is_started = True
+        candidate = self.candidate(arch, rivals)
+        result = self.evaluator.evaluate(candidate, examples)
+        self._count(candidate, result)
+        return result
+
+    def candidate(self, arch: Arch, rivals: Sequence[Rival] = ()) -> Candidate:
+        """Return an architecture as it is scored."""
+        space: Any = self.work.space
+        net = self.work.net if self._fitted is None else self._fitted(arch, self.tally)
+
+        def model() -> nn.Module:
+            if net is None:
+                raise UsageError("the space has no network. Expected an evaluator that needs none.")
+            extracted: nn.Module = space.extract(net, arch)
+            return extracted.eval()
+
+        return Candidate(
+            arch=arch,
+            forward=forward_of(space.view(net, arch), net, self.precision),
+            model=model,
+            # Counted on the network itself: that of a fitted copy costs the same, and would be counted again each time.
+            macs=partial(self.counter.evaluation, self.work.net, arch),
+            rivals=rivals,
+        )
+
+    def saved(self, name: str) -> Candidate:
+        """Return a network that an earlier stage saved."""
+        net = self._saved(name).eval()
+        return Candidate(
+            arch=None,
+            forward=forward_of(net, net, self.precision, f"model {name!r}"),
+            model=lambda: copy.deepcopy(net),
+            macs=partial(self.counter.evaluation, net, None),
+        )
+
+    def _count(self, candidate: Candidate, result: Evaluation) -> None:
+        """Add a measurement to the ledger."""
+        self.tally.add(result, candidate.macs(result))
+
+
+class Divergence:
+    """Architecture → the divergence of its outputs from a saved network's, for the rule ``agreement`` of a search.
+
+    Args:
+        scorer: scores by the evaluator ``agreement``. It has its own tally: these passes are made when a search has
+            ended, so that a resume repeats all of them.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self._known: dict[str, float] = {}  # by architecture: several budgets may ask for one
+
+    def __call__(self, arch: Arch) -> float:
+        """Return the divergence of an architecture."""
+        key = arch_id(arch)
+        if key not in self._known:
+            self._known[key] = self.scorer.score(arch, None).metrics["divergence"]
+        return self._known[key]
+
+
+def agreement_use(teacher: str) -> dict[str, str]:
+    """Return the evaluator that the rule ``agreement`` compares finalists by, as a recipe writes it."""
+    return {"use": "agreement", "teacher": teacher}
+
+
+def stage_scorer(
+    stage: StageSession,
+    work: Work,
+    use: Any,
+    *,
+    objectives: Sequence[str],
+    fit: Mapping[str, Any] | None,
+    precision: str,
+    tally: Tally,
+) -> Scorer:
+    """Return what scores the candidates of a search stage.
 
     Args:
         stage: the search.
         work: whose network and space are searched.
+        use: the evaluator's name and options.
+        objectives: of the search.
         fit: training options, modifiers and trainer, if a copy of each candidate is trained before it is scored.
         precision: of the forward passes.
+        tally: what was counted so far.
     """
+    job = SearchJob(objectives, stage.seed, stage.name, estimators=stage.estimators)
+    fitted = None if fit is None else partial(_fitted, stage, work, fit)
+    counter = mac_counter(stage, work)
+    return Scorer(stage.make("evaluator", use), work, counter, job, precision, work.models.__getitem__, fitted, tally)
 
-    def __init__(self, stage: StageSession, work: Work, fit: Mapping[str, Any] | None, precision: str) -> None:
-        self.stage = stage
-        self.work = work
-        self.fit = fit
-        self.precision = precision
-        self.tally = stored_tally(stage)
-        self.counter = mac_counter(stage, work)
 
-    def __call__(self, arch: Arch, examples: int | None) -> Mapping[str, float]:
-        """Return the metrics of an architecture, on ``examples`` examples or on all of the split."""
-        candidate = self.candidate(arch, self.tally)
-        result = self.work.task.evaluate(candidate.forward, "select", examples)
-        self.tally.add(result, candidate.macs(result))
-        return result.metrics
-
-    def candidate(self, arch: Arch, tally: Tally) -> Candidate:
-        """Return an architecture as it is scored.
-
-        Args:
-            arch: the architecture.
-            tally: counts its training, if it is trained before.
-        """
-        space: Any = self.work.space
-        net = self.work.net if self.fit is None else self._fitted(arch, tally)
-        forward = forward_of(space.view(net, arch), self.work.net, self.precision)
-        # Counted on the network itself: that of a fitted copy costs the same, and would be counted again each time.
-        return Candidate(forward, partial(self.counter.evaluation, self.work.net, arch))
-
-    def _fitted(self, arch: Arch, tally: Tally) -> nn.Module:
-        """Return a copy of the super-network trained at one architecture alone, so that it is scored at its best."""
-        assert self.fit is not None
-        training, plugins = split_fit(self.fit)
-        chosen = FitPlugins(**plugins)
-        # New ones for each candidate, so that no state goes from one training to the next.
-        modifiers = [self.stage.make("modifier", use) for use in chosen.modifiers if use is not None]
-        job = TrainJob(
-            net=copy.deepcopy(self.work.net),  # every candidate starts from the same weights
-            task=self.work.task,
-            tokenizer=self.work.tokenizer,
-            options=TrainOptions(**training),
-            seed=self.stage.seed,
-            stage=f"{self.stage.name}/fit",  # its own streams: the order of its batches is the same for every candidate
-            space=self.work.space,
-            arch=arch,
-            modifiers=modifiers,
-            models=self.work.models,
-            estimators=self.stage.estimators,
-        )
-        result: TrainResult = self.stage.make("trainer", chosen.trainer).fit(job)
-        tally.add_training(result.ledger)
-        return result.net.eval()
+def _fitted(stage: StageSession, work: Work, fit: Mapping[str, Any], arch: Arch, tally: Tally) -> nn.Module:
+    """Return a copy of the super-network trained at one architecture alone, so that it is scored at its best."""
+    training, plugins = split_fit(fit)
+    chosen = FitPlugins(**plugins)
+    # New ones for each candidate, so that no state goes from one training to the next.
+    modifiers = [stage.make("modifier", use) for use in chosen.modifiers if use is not None]
+    job = TrainJob(
+        net=copy.deepcopy(work.net),  # every candidate starts from the same weights
+        task=work.task,
+        tokenizer=work.tokenizer,
+        options=TrainOptions(**training),
+        seed=stage.seed,
+        stage=f"{stage.name}/fit",  # its own streams: the order of its batches is the same for every candidate
+        space=work.space,
+        arch=arch,
+        modifiers=modifiers,
+        models=work.models,
+        estimators=stage.estimators,
+    )
+    result: TrainResult = stage.make("trainer", chosen.trainer).fit(job)
+    tally.add_training(result.ledger)
+    return result.net.eval()

@@ -28,12 +28,13 @@ from nasframe.declarations import (
 from nasframe.errors import RunError
 from nasframe.folders import model_folder
 from nasframe.interfaces import CURRENT, Origin, TaskFactoryTraits, Work, traits_of, written_arch
-from nasframe.measures import PRIMARY, named_objectives
+from nasframe.measures import PRIMARY, search_metrics
 from nasframe.options import Option, options_of
 from nasframe.plan import models_of_task, own_task, searched_net, uses_supernet
 from nasframe.records import (
     Arch,
     Count,
+    EvaluatorRef,
     ExporterRef,
     ModifierRef,
     Positive,
@@ -46,13 +47,21 @@ from nasframe.records import (
 )
 from nasframe.search.winner import Rule, WinnerRule
 from nasframe.stages import choose, measure, model_store
-from nasframe.stages.agreement import Agreement
+from nasframe.stages.drawings import keep_drawings
 from nasframe.stages.examples import readable_examples
 from nasframe.stages.fitting import Fitting, settled
 from nasframe.stages.inputs import data_facts
 from nasframe.stages.origins import renamed, with_supernet, without_reshaped
 from nasframe.stages.reference import check_extracted, expected_outputs
-from nasframe.stages.trials import Candidate, Evaluator, Tally, mac_counter, store_trial
+from nasframe.stages.trials import (
+    Divergence,
+    Tally,
+    agreement_use,
+    mac_counter,
+    stage_scorer,
+    store_trial,
+    stored_tally,
+)
 from nasframe.training.forward import forward_of
 
 if TYPE_CHECKING:
@@ -195,6 +204,7 @@ def search(
     stage: StageSession,
     *,
     sampler: SamplerRef | Literal["shared"] = "random",
+    evaluator: EvaluatorRef = "metric",
     trials: Count = 100,
     objectives: list[str] | None = None,
     constraints: Mapping[str, Any] | None = None,
@@ -214,9 +224,11 @@ def search(
 
     Args:
         sampler: proposes the architectures; ``shared`` is the recipe's own sampler, with what it has learned so far.
+        evaluator: measures what trials are scored by; default: the task's metrics.
         trials: how many architectures to evaluate; repeated and screened proposals do not count.
         objectives: what to maximise, as in ``[accuracy, -flops]``, with ``-`` before a cost and before a metric that is
-            better when it is smaller; ``primary``, the default, is the task's primary metric in its better direction.
+            better when it is smaller; ``primary``, the default, is the evaluator's first metric in its better
+            direction: the task's primary one, unless ``evaluator`` has another.
         constraints: bounds that every winner must meet; for the costs that they name, they replace the recipe's.
         budgets: bounds that each get their own winner, or a list of mappings of bounds to meet together; they replace
             the recipe's.
@@ -246,7 +258,8 @@ def search(
     net = work.net
     if net is not None:  # a table of architectures has none
         net.eval()
-    objectives = named_objectives(objectives or stage.plan.objectives or [PRIMARY], work.task)
+    measured = search_metrics(stage.make("evaluator", evaluator), work.task)
+    objectives = measured.named(objectives or stage.plan.objectives or [PRIMARY])
     constraints, wanted = limits_of(stage.plan, {"constraints": constraints, "budgets": budgets})
     # The sampler gets the costs that decide: those with bounds, and those among the objectives.
     limited = {*constraints, *budgeted_costs(wanted)}
@@ -259,33 +272,37 @@ def search(
     # A bound of 50 % is half of what the super-network's largest architecture costs.
     full = full_costs({name: stage.estimators[name] for name in limited}, space, net)
     bounds, bounds_of_budgets = parse_limits(constraints, wanted, full)
-    evaluator = Evaluator(stage, work, fit, precision)
-    agreement = _agreement(work, evaluator, teacher) if winner == "agreement" else None
+    score_by = partial(stage_scorer, stage, work, objectives=objectives, fit=fit, precision=precision)
+    scorer = score_by(evaluator, tally=stored_tally(stage))
+    divergence = None
+    if winner == "agreement":
+        divergence = Divergence(score_by(agreement_use(teacher), tally=Tally()))
     rule = WinnerRule(
         name=winner,
-        error=choose.error_kind(work.task, objectives[0]),
+        error=measured.error_kind(objectives[0]),
         examples=work.task.sizes.get("select"),
-        divergence=agreement,
+        divergence=divergence,
         finalists=finalists,
     )
+    subset = loop.subset(examples, work.task.sizes.get("select"))
     began = time.monotonic()
     with stage.progress.bar(stage.name) as advance:
         # Each trial is stored at once, so that a search that is interrupted goes on after its last one.
         def store(number: int, trial: Trial, seconds: float) -> None:
-            store_trial(stage, number, trial, seconds, evaluator.tally)
-            advance(evaluator.tally.evaluations, trials, "")
+            store_trial(stage, number, trial, seconds, scorer.tally)
+            advance(scorer.tally.evaluations, trials, "")
 
         result = loop.search(
             proposer,
             choose.domain(stage, space, sampler, None),  # the one that the sampler was made for; "within" is part of it
-            evaluator,
+            scorer,
             costs,
             objectives=objectives,
             trials=trials,
             within=choose.domain(stage, space, sampler, within),
             bounds=bounds,
             budgets=bounds_of_budgets,
-            examples=loop.subset(examples, work.task.sizes.get("select")),
+            examples=subset,
             finalists=finalists,
             remeasure=measure.remeasure(stage, space, net, limited),
             violation=violation,
@@ -296,26 +313,30 @@ def search(
             stage=stage.name,
             rule=rule,
         )
-    stage.add_ledger(_search_ledger(evaluator, agreement, time.monotonic() - began))
+    stage.add_ledger(_search_ledger(scorer.tally, divergence, time.monotonic() - began))
     model_store.save_searched(stage, net, work)
     stage.result["objectives"] = list(objectives)
     if own_task(stage.planned) is not None:
         stage.result["data"] = data_facts(work.task)  # of the recipe's task the run itself keeps them
+    own_metrics = measured.besides(work.task)
+    if own_metrics:
+        stage.result["metrics"] = own_metrics
     referred = [name for name in sorted(limited) if _has_percentage(name, constraints, wanted)]
     if referred:
         stage.result["full"] = {name: full[name] for name in referred}
-    _record_search(stage, trials, result, named_budgets(save_as, bounds, bounds_of_budgets))
+    _record_search(stage, trials, subset, result, named_budgets(save_as, bounds, bounds_of_budgets))
     _notify_of_shortfall(stage, trials, result)
     _notify_of_unknown_error(stage, result, objectives[0])
     winners = {name: trial.arch for name, trial in result.winners.items()}
+    keep_drawings(stage, space.domain, winners)
     return replace(work, archs={**work.archs, **winners})
 
 
-def _search_ledger(evaluator: Evaluator, agreement: Agreement | None, seconds: float) -> list[LedgerEntry]:
+def _search_ledger(tally: Tally, divergence: Divergence | None, seconds: float) -> list[LedgerEntry]:
     """Return what a search's evaluations cost, those of its agreement with a teacher included."""
-    entries = [evaluator.tally.ledger_entry(seconds)]
-    if agreement is not None:
-        entries.append(agreement.tally.ledger_entry(0.0))  # its time is part of the search's
+    entries = [tally.ledger_entry(seconds)]
+    if divergence is not None:
+        entries.append(divergence.scorer.tally.ledger_entry(0.0))  # its time is part of the search's
     return summed(entries)
 
 
@@ -326,7 +347,9 @@ def _has_percentage(cost: str, constraints: Mapping[str, Any], budgets: Budgets)
     return any("%" in bound for bound in bounds)
 
 
-def _record_search(stage: StageSession, trials: int, result: SearchResult, budgets: Sequence[Budget]) -> None:
+def _record_search(
+    stage: StageSession, trials: int, examples: int | None, result: SearchResult, budgets: Sequence[Budget]
+) -> None:
     """Keep the winners of a search, their bounds and its counts in the stage's result."""
     from nasframe.report.budgets import plain_bounds
 
@@ -339,25 +362,13 @@ def _record_search(stage: StageSession, trials: int, result: SearchResult, budge
     stage.result["bounds"] = {budget.name: plain_bounds(budget.bounds) for budget in budgets}
     stage.result["search"] = {
         "trials": trials,
+        "examples": examples,
         "evaluated": result.evaluated,
+        "broken_off": result.broken_off,
         "repeats": result.repeats,
         "failures": result.failures,
         "ended": result.ended,
     }
-
-
-def _agreement(work: Work, evaluator: Evaluator, name: str) -> Agreement:
-    """Return the comparison of a search's candidates with a saved network."""
-    teacher = work.models[name].eval()
-    forward = forward_of(teacher, teacher, evaluator.precision, f"model {name!r}")
-    tally = Tally()
-    return Agreement(
-        task=work.task,
-        name=name,
-        teacher=Candidate(forward, partial(evaluator.counter.evaluation, teacher, None)),
-        candidate=lambda arch: evaluator.candidate(arch, tally),
-        tally=tally,
-    )
 
 
 def _notify_of_unknown_error(stage: StageSession, result: SearchResult, objective: str) -> None:
@@ -403,6 +414,7 @@ def extract(work: Work, stage: StageSession, *, archs: list[str] | Mapping[str, 
         check_extracted(stage, name, model, chosen[name], work)
         measure.check_budget(stage, name, work.net, chosen[name], work)
         model_store.describe(stage, name, model, arch=chosen[name])
+    keep_drawings(stage, work.space.domain, chosen)
     return replace(work, archs={**work.archs, **chosen}, models={**work.models, **models}, origins=origins)
 
 

@@ -9,12 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nasframe.testing.domains import DomainContract
     from nasframe.testing.estimators import EstimatorContract
+    from nasframe.testing.evaluators import EvaluatorContract
     from nasframe.testing.exporters import ExporterContract
     from nasframe.testing.families import FamilyContract
     from nasframe.testing.kit import Contract, ContractError, run_checks
     from nasframe.testing.models import ModelContract
     from nasframe.testing.modifiers import ModifierContract
+    from nasframe.testing.observers import ObserverContract
     from nasframe.testing.samplers import SamplerContract
     from nasframe.testing.spaces import SpaceContract
     from nasframe.testing.tasks import TaskContract
@@ -24,11 +27,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Contract",
     "ContractError",
+    "DomainContract",
     "EstimatorContract",
+    "EvaluatorContract",
     "ExporterContract",
     "FamilyContract",
     "ModelContract",
     "ModifierContract",
+    "ObserverContract",
     "SamplerContract",
     "SpaceContract",
     "TaskContract",

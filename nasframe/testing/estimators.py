@@ -27,7 +27,8 @@ from nasframe.testing.toy import ToySpace, tiny_net
 class EstimatorContract(Contract):
     """The checks, on a tiny network and its slices.
 
-    The numbers of an estimator with a method ``measure`` may differ from time to time.
+    The numbers of an estimator with a method ``measure`` may differ from time to time, and those of one that is
+    ``learned`` from one estimator to the next.
 
     Attributes:
         tolerance: the largest relative difference between a table's sum and the estimate.
@@ -75,7 +76,7 @@ class EstimatorContract(Contract):
         for name in ("heading", "highlight"):
             value = getattr(traits, name)
             require(isinstance(value, str), f"{name} is {value!r}; set it to a text such as 'params', or leave it out")
-        for name in ("higher_is_better", "reads_weights"):
+        for name in ("higher_is_better", "reads_weights", "learned"):
             value = getattr(traits, name)
             require(isinstance(value, bool), f"{name} is {value!r}; set it to True or False")
 
@@ -154,7 +155,7 @@ class EstimatorContract(Contract):
         for arch in self.archs(space):
             # The copy shows an estimator that remembers by identity, which would measure again.
             costs = [first.estimate(space, net, arch), first.estimate(space, net, copy.deepcopy(arch))]
-            if not isinstance(first, MeasuredEstimator):
+            if not _varies(first):
                 costs.append(second.estimate(space, net, arch))
             require(
                 len(set(costs)) == 1,
@@ -201,16 +202,21 @@ class EstimatorContract(Contract):
         """Estimates draw nothing from the global random generators."""
         space = self.space()
         net = self.net()
-        is_measured = isinstance(self.make(), MeasuredEstimator)
+        varies = _varies(self.make())
 
         def costs() -> list[float]:
             estimator = self.make()
             return [estimator.estimate(space, net, arch) for arch in self.archs(space)]
 
         def same(first: list[float], second: list[float]) -> bool:
-            return is_measured or first == second
+            return varies or first == second
 
         require_no_global_randomness(costs, same, "a generator of your own")
+
+
+def _varies(estimator: Any) -> bool:
+    """Tell whether two estimators with the same options may differ, because each makes measurements of its own."""
+    return isinstance(estimator, MeasuredEstimator) or traits_of(EstimatorTraits, estimator).learned
 
 
 def _is_cost(cost: Any) -> bool:

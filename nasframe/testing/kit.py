@@ -10,6 +10,7 @@ import functools
 import json
 import random
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from nasframe.errors import UsageError
+from nasframe.seeds import unchanged_generators
 
 Method = Callable[..., None]
 KIT_FOLDER = str(Path(__file__).parent)
@@ -250,20 +252,12 @@ def seeded_globals(seed: int) -> Iterator[None]:
     import numpy as np
 
     torch = sys.modules.get("torch")
-    python_state = random.getstate()
-    numpy_state = np.random.get_state()
-    torch_state = torch.get_rng_state() if torch else None
-    try:
+    with unchanged_generators():
         random.seed(seed)
         np.random.seed(seed)
         if torch:
             torch.manual_seed(seed)
         yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        if torch:
-            torch.set_rng_state(torch_state)
 
 
 def require_no_global_randomness(make: Callable[[], Any], same: Callable[[Any, Any], bool], source: str) -> None:
@@ -281,6 +275,26 @@ def require_no_global_randomness(make: Callable[[], Any], same: Callable[[Any, A
             results.append(make())
             require(global_states() == before, f"a global random generator was changed; draw from {source} instead")
     require(same(*results), f"the result depends on a global random generator; draw from {source} instead")
+
+
+@contextmanager
+def no_internet() -> Iterator[list[Any]]:
+    """Refuse connections to other machines inside a block; yield the list of addresses that were tried."""
+    addresses: list[Any] = []
+    connect = socket.socket.connect
+
+    def refuse(self: Any, address: Any) -> None:
+        if self.family == getattr(socket, "AF_UNIX", None):  # stays on this machine
+            return connect(self, address)
+        # Noted as well as refused: a library may catch the error and try another way.
+        addresses.append(address)
+        raise OSError(f"connections are refused during this check: {address}")
+
+    socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
+    try:
+        yield addresses
+    finally:
+        socket.socket.connect = connect  # type: ignore[method-assign]
 
 
 def stored(state: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -7,16 +7,13 @@ class TestMine(ModelContract):
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
+from nasframe.testing.kit import Contract, check, no_internet, require, require_no_global_randomness
 from nasframe.testing.nets import listed, same_weights
 
 TEXTS = ["a fine film", "dull, and far too long for what it has to say"]
@@ -132,23 +129,3 @@ class ModelContract(Contract):
         net = model.load(labels, seed, random)
         require(isinstance(net, nn.Module), f"load gave {type(net).__name__}; return an nn.Module")
         return net
-
-
-@contextmanager
-def no_internet() -> Iterator[list[Any]]:
-    """Refuse connections to other machines inside a block; yield the list of addresses that were tried."""
-    addresses: list[Any] = []
-    connect = socket.socket.connect
-
-    def refuse(self: Any, address: Any) -> None:
-        if self.family == getattr(socket, "AF_UNIX", None):  # stays on this machine
-            return connect(self, address)
-        # Noted as well as refused: a library may catch the error and try another way.
-        addresses.append(address)
-        raise OSError(f"connections are refused during this check: {address}")
-
-    socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
-    try:
-        yield addresses
-    finally:
-        socket.socket.connect = connect  # type: ignore[method-assign]

@@ -20,13 +20,14 @@ from nasframe.nn import count
 from nasframe.nn.traced import has_table
 from nasframe.records import Arch
 from nasframe.stages.views import views_fault
-from nasframe.testing.kit import Contract, DoesNotApply, check, is_plain, require, require_no_global_randomness
+from nasframe.testing.domains import DomainChecks
+from nasframe.testing.kit import DoesNotApply, check, require, require_no_global_randomness
 from nasframe.testing.nets import Snapshot, apart, listed, numbers_of, outputs_of, require_unchanged, same_weights
 from nasframe.testing.toy import tiny_inputs, tiny_net
 
 
-class SpaceContract(Contract):
-    """The checks, on a tiny network of 3 layers of 4 heads and 64 neurons each.
+class SpaceContract(DomainChecks):
+    """The checks of the space and of its domain, on a tiny network of 3 layers of 4 heads and 64 neurons each.
 
     Attributes:
         tolerance: the largest difference between the outputs of a view and of its extracted model.
@@ -55,8 +56,8 @@ class SpaceContract(Contract):
         space = self.make(getattr(net, "config", None))
         if not traits_of(SpaceTraits, space).needs_net:
             raise DoesNotApply
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # as the framework seeds it, since new weights are drawn here
+        with torch.random.fork_rng(devices=[]):  # as the framework calls it: new weights are the same each time
+            torch.manual_seed(0)
             supernet = space.supernet(net)
         if traits_of(SpaceTraits, space).keeps_net:
             require(supernet is net, "keeps_net is true, but supernet returned another network; return the one given")
@@ -68,33 +69,9 @@ class SpaceContract(Contract):
         drawn = [space.domain.sample(rng) for _ in range(self.draws)]
         return [*ends_of(space.domain), *drawn]
 
-    @check
-    def test_the_domain_draws_what_it_contains(self) -> None:
-        """Drawn and mutated architectures are members of the domain, JSON-plain, canonical and reproducible."""
-        domain = self.make(getattr(self.net(), "config", None)).domain
-        first = self.draws_of(domain)
-        second = self.draws_of(domain)
-        require(first == second, "domain.sample differs for equal generators; draw only from the one it is given")
-        rng = np.random.default_rng(1)
-        for arch in first:
-            # Samplers mutate architectures that they keep in their populations.
-            before = copy.deepcopy(arch)
-            mutant = domain.mutate(arch, rng)
-            require(arch == before, "domain.mutate changed its argument; change a copy")
-            self.require_member(domain, arch, "sample")
-            self.require_member(domain, mutant, "mutate")
-
-    def draws_of(self, domain: Any) -> list[Arch]:
-        """Draw one architecture from each of 20 new generators."""
-        return [domain.sample(np.random.default_rng(seed)) for seed in range(20)]
-
-    def require_member(self, domain: Any, arch: Arch, method: str) -> None:
-        """Require that an architecture that a method of the domain returned is plain, inside and canonical."""
-        text = f"domain.{method} returned {arch}"
-        require(is_plain(arch), f"{text}, which is not JSON-plain; use Python numbers, text, lists and dicts")
-        require(domain.contains(arch), f"{text}, but domain.contains is false for it; make both agree")
-        canonical = domain.canonical(arch)
-        require(canonical == arch, f"{text}; return its canonical form {canonical}")
+    def domain(self) -> Any:
+        """Return the space's domain."""
+        return self.make(getattr(self.net(), "config", None)).domain
 
     @check
     def test_the_domain_has_something_to_choose(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 
-from nasframe.interfaces import is_categorical
+from nasframe.interfaces import output_kind
 from nasframe.records import IGNORED, Batch, Evaluation
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
 from nasframe.testing.toy import tiny_net, tiny_tokenizer
@@ -223,11 +223,15 @@ class TaskContract(Contract):
 
     @check
     def test_labels_fit(self) -> None:
-        """The labels of batches are indices of classes, or floating-point numbers in a regression."""
+        """The labels of batches are indices of classes, 0 or 1 for each label, or numbers in a regression."""
         task = self.shared()
         for batch in task.train_batches(0, 0, self.batch_size):
             labels = batch.labels
-            if not is_categorical(task):
+            kind = output_kind(task)
+            if kind == "independent":
+                self._require_independent(task, labels)
+                continue
+            if kind == "numbers":
                 require(
                     labels.dtype.is_floating_point,
                     f"the labels of a regression are {labels.dtype}; make them float32, or set categorical = True if "
@@ -247,6 +251,17 @@ class TaskContract(Contract):
             require(
                 largest < count, f"label {largest} has no name, because labels lists {count} classes; name them all"
             )
+
+    def _require_independent(self, task: Any, labels: torch.Tensor) -> None:
+        """Require labels of which several may hold: a 0 or 1 for each of them."""
+        shape = tuple(labels.shape)
+        count = len(task.labels)
+        require(
+            len(shape) == 2 and shape[1] == count,
+            f"labels have the shape {shape}; make them (batch, {count}), a column for each of the independent labels",
+        )
+        are_answers = labels.dtype == torch.int64 and set(labels.unique().tolist()) <= {0, 1}
+        require(are_answers, f"independent labels are {labels.dtype}; make them int64, 0 or 1")
 
     @check
     def test_global_random_state_is_left_alone(self) -> None:
@@ -274,7 +289,7 @@ class TaskContract(Contract):
             patch = 2 if height % 2 == 0 and width % 2 == 0 else 1
             size = {"image_size": (height, width), "num_channels": channels, "patch_size": patch}
             return tiny_net("vit", labels=outputs, layers=2, **size)
-        if batch.labels.ndim == 2:  # a label for each token
+        if batch.labels.ndim == 2 and output_kind(task) != "independent":  # a label for each token
             return tiny_net("llama", layers=2, head="AutoModelForCausalLM", max_position_embeddings=512)
         return tiny_net(labels=outputs, max_position_embeddings=512)
 

@@ -254,3 +254,50 @@ class ToyTask:
         accuracy = float(np.mean(np.array(labels) == np.array(predictions)))
         columns = {"id": ids, "label": labels, "prediction": predictions}
         return Evaluation({"accuracy": accuracy}, columns, len(ids), tokens)
+
+
+class PartialToyTask(ToyTask):
+    """The toy task with a loss, measured part by part. Its splits are larger, so that networks differ in their metrics.
+
+    Args:
+        seed: draws the examples.
+        train: number of training examples; ``select`` and ``dev`` have a quarter as many each.
+        length: tokens of an example.
+    """
+
+    metrics: Mapping[str, MetricFormat] = {
+        "accuracy": MetricFormat(percent=True),
+        "loss": MetricFormat(higher_is_better=False),
+    }
+
+    def __init__(self, seed: int = 0, train: int = 512, length: int = 8) -> None:
+        super().__init__(seed, train, length)
+
+    def order(self, split: str) -> list[int]:
+        """Return the positions of a split's examples, which are in random order already."""
+        return list(range(self.sizes[split]))
+
+    def evaluate_at(self, forward: Forward, split: str, ids: Sequence[int]) -> Evaluation:
+        """Measure a network on the examples at some positions."""
+        import torch
+        from torch.nn import functional
+
+        batch = self.batch(split, np.asarray(ids))
+        with torch.no_grad():
+            logits = forward(**batch.inputs).logits.double().cpu()
+        columns = {
+            "id": batch.ids.tolist(),
+            "label": batch.labels.tolist(),
+            "prediction": logits.argmax(-1).tolist(),
+            "loss": functional.cross_entropy(logits, batch.labels, reduction="none").tolist(),
+        }
+        return Evaluation(self.metrics_of(columns), columns, len(batch), batch.tokens)
+
+    def metrics_of(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+        """Return the accuracy and the mean loss of rows of predictions."""
+        is_right = np.array(columns["label"]) == np.array(columns["prediction"])
+        return {"accuracy": float(is_right.mean()), "loss": float(np.mean(columns["loss"]))}
+
+    def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
+        """Return accuracy and loss on a split."""
+        return self.evaluate_at(forward, split, self.order(split)[:examples])

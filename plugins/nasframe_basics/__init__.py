@@ -45,6 +45,15 @@ def register_estimators(register):
 
 
 @hookimpl
+def register_evaluators(register):
+    register("metric", f"{HERE}.evaluators:Metric")
+    register("loss", f"{HERE}.evaluators:Loss")
+    register("agreement", f"{HERE}.evaluators:Agreement")
+    register("gradients", f"{HERE}.gradients:Gradients")
+    register("racing", f"{HERE}.racing:Racing")
+
+
+@hookimpl
 def register_modifiers(register):
     register("kd", f"{HERE}.kd:KD")
     register("kd_hidden", f"{HERE}.kd_hidden:KDHidden")
@@ -96,3 +105,8 @@ def register_families(register):
     register("sliceable", f"{HERE}.families:sliceable", example=f"{HERE}.examples:SliceableFamily")
     register("described", f"{HERE}.families:Own", example=f"{HERE}.examples:DescribedFamily")
     register("transformers", f"{HERE}.families:Transformers", example=f"{HERE}.examples:TransformersFamily")
+
+
+@hookimpl
+def register_observers(register):
+    register("events", f"{HERE}.events:Events")

@@ -107,8 +107,9 @@ def class_name(row: Row, column: str) -> str:
         name = _number_name(row, column, float(value))
     else:
         kind = type(value).__name__
+        several = ", or multi_label: true for several labels in a row" if kind in ("list", "ndarray") else ""
         raise UsageError(
-            f"{row.place}: label {reprlib.repr(value)} in {column!r} is a {kind}. Expected text or a number."
+            f"{row.place}: label {reprlib.repr(value)} in {column!r} is a {kind}. Expected text or a number{several}."
         )
     if not name:
         raise UsageError(f"{row.place}: the label in {column!r} is empty. Expected the name of a class in each row.")

@@ -21,6 +21,8 @@ class Dropout(Modifier):
         rate: the probability with which an activation is zeroed; 0 switches dropout off.
     """
 
+    reads_space = False
+
     def __init__(self, rate: ShareBelowOne = 0.0) -> None:
         self.rate = rate
         self.own_rates: list[tuple[nn.Dropout, float]] = []

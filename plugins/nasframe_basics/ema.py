@@ -38,6 +38,7 @@ class EMA(Modifier):
         UsageError: on use, if another modifier of the stage prunes, or changes weights after this one.
     """
 
+    reads_space = False
     elementwise = True
 
     def __init__(self, decay: ShareBelowOne = 0.999, start: ShareBelowOne = 0.0) -> None:

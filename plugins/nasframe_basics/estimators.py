@@ -16,7 +16,7 @@ from nasframe.interfaces import Piece, PiecewiseSpace, SizedSpace, SpaceTraits, 
 from nasframe.nn.additive import Additive, SliceError
 from nasframe.notices import Notify, say
 from nasframe.outline import Outline
-from nasframe.records import Arch, CostTable, Size
+from nasframe.records import Arch, CostTable, Size, sequence_length
 
 if TYPE_CHECKING:
     from torch import nn
@@ -159,12 +159,12 @@ class Tracing:
         return Traced()
 
     def params(self, part: Part, table: Table, space: Any, net: nn.Module, arch: Arch | None) -> float | None:
-        """Count parameters, all of them or those of a part that the network names."""
+        """Count parameters; the parts of a network without tables are those that it names itself."""
 
         def count(model: nn.Module) -> float:
-            from nasframe.nn.traced import parameters_of_part
+            from nasframe.nn.traced import parameters, part_parameters
 
-            return parameters_of_part(model, part)
+            return parameters(model) if part == "all" else part_parameters(model, part)
 
         return self._counted(part, count, table, space, net, arch)
 
@@ -212,7 +212,7 @@ class Tracing:
             inputs = self.probe_inputs()
             if inputs is None:  # a recipe is checked without its data
                 return None
-            inputs = resized(inputs, batch, length)
+            inputs = resized(inputs, batch, length or _default_length(net, inputs))
 
         def count(model: nn.Module) -> float:
             if how != "matmul":
@@ -248,6 +248,20 @@ class Tracing:
                 self.notify("estimators", f"{name} of {type(net).__name__} cannot be counted: {error}. Reports show –.")
             return None
         return number
+
+
+def _default_length(net: nn.Module, inputs: Mapping[str, Any]) -> int | None:
+    """Return the tokens of a sequence if a recipe does not say how many, ``None`` for the length of the inputs.
+
+    They are as many as for encoders, so that different networks of one run can be compared; at most what the network
+    can read, as for the latency.
+    """
+    from nasframe.nn.positions import usable_positions
+
+    longest = usable_positions(net)
+    if longest is None or sequence_length(inputs) is None:
+        return None
+    return min(LENGTH, longest)
 
 
 def params(notify: Notify = say) -> Counted:
@@ -306,8 +320,8 @@ def macs(
 
     Args:
         batch: number of examples.
-        length: number of tokens in each, if they are sequences; default: 128 for encoders, else the length of the
-            run's probe batch.
+        length: number of tokens in each, if they are sequences; default: 128, or what the network can read if that is
+            less. A network that does not say how much it can read is counted at the length of the run's probe batch.
         count: ``matmul`` counts like torch's FlopCounterMode; ``torchprofile`` also counts normalisation, like the
             counter behind YOCO-BERT's figures (arXiv 2106.02435).
         notify: injected; told if a network cannot be counted.

@@ -33,6 +33,8 @@ class FakeQuant(Modifier):
         embeddings: bits of the word embedding, with one grid for each word; ``null`` leaves it in floating point.
     """
 
+    reads_space = False
+
     def __init__(
         self,
         bits: Literal[8, 4, 2] = 8,

@@ -366,8 +366,9 @@ class _Fit:
         self.checkpoints.save()
         self.selection.finish()
         if job.sampler is not None and self.world > 1:  # only the first process has used its sampler
-            state = self.shared(job.sampler.state_dict())
-            job.sampler.load_state_dict(state)
+            sampler: Any = job.sampler  # the framework gives every sampler a state
+            state = self.shared(sampler.state_dict())
+            sampler.load_state_dict(state)
         archs = []
         # In reverse, since modifiers are nested: the last to parametrise a weight is the first to be removed.
         for modifier in reversed(job.modifiers):

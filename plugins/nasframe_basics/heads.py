@@ -45,7 +45,7 @@ def saved_head(path: str, net: Any, checkpoint: Checkpoint, names: Sequence[str]
     if names is not None:
         if len(names) != count:
             raise UsageError(f"model.labels: {len(names)} names, but the head of model {path!r} has {count} outputs.")
-        return Head(tuple(names), "classes", given=True, model=path)
+        return Head(tuple(names), _kind(net.config), given=True, model=path)
     return _configured_head(path, net.config, count)
 
 
@@ -53,9 +53,9 @@ def _configured_head(path: str, config: Any, count: int) -> Head:
     """Return a head of ``count`` outputs with the names in its configuration."""
     if of_another_task(config):
         return Head(tuple(config.architectures), "other", model=path)
-    is_multi_label = config.problem_type == "multi_label_classification"
+    kind = _kind(config)
     # transformers' rule, too: one output is a score.
-    if count == 1 and not is_multi_label:
+    if count == 1 and kind == "classes":
         name = config.id2label.get(0, "LABEL_0")
         return Head((name,), "regression", model=path)
     if sorted(config.id2label) != list(range(count)):
@@ -64,8 +64,12 @@ def _configured_head(path: str, config: Any, count: int) -> Head:
             f"outputs. {ASK}"
         )
     labels = tuple(str(config.id2label[output]) for output in range(count))
-    kind: Literal["classes", "multi_label"] = "multi_label" if is_multi_label else "classes"
     return Head(labels, kind, model=path)
+
+
+def _kind(config: Any) -> Literal["classes", "multi_label"]:
+    """Return whether the outputs of a head are classes, or say yes or no each."""
+    return "multi_label" if config.problem_type == "multi_label_classification" else "classes"
 
 
 def is_classifier(auto_class: str) -> bool:

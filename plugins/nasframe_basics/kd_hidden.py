@@ -31,6 +31,7 @@ class KDHidden(Modifier):
         weight: factor of the term. At 0 the teacher is not run, and costs nothing.
     """
 
+    reads_space = False
     needs = frozenset({"hidden_states"})
 
     def __init__(

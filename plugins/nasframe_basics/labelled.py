@@ -1,8 +1,8 @@
 """What all tasks with labels share: classes in the order of the network's outputs, the loss, and evaluation.
 
 A task of texts or of images says how a batch is made of examples (``batch``) and in which order they are read. Labels
-are class indices, or numbers in a regression. The splits are ``train``, ``select`` (carved out of the training data)
-and ``dev``.
+are class indices, or numbers in a regression, or a row of 0 and 1 if several labels may hold for one example. The
+splits are ``train``, ``select`` (carved out of the training data) and ``dev``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
@@ -18,27 +19,31 @@ import numpy as np
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, Match, match
+from nasframe.labels import are_independent, same_kind
 from nasframe.notices import Notify, say
 from nasframe.records import Batch, Evaluation, Forward, MetricFormat, Positive
 from nasframe.seeds import generator
 from nasframe_basics.epochs import EpochBatches, cut
 from nasframe_basics.metrics import METRICS, formats
-from nasframe_basics.splits import Split, stratified
+from nasframe_basics.splits import Split, label_counts, strata, stratified
 
 ClassWeights: TypeAlias = Mapping[str, Positive] | Literal["balanced"]
 EVALUATION_BATCH = 64
 UNLABELLED = -100
 """In place of the class of an example that has none; in a regression that is NaN."""
+THRESHOLD = 0.5
+"""The probability above which a label is predicted, if several may hold; its logit is then above 0."""
 
 
 class LabelledTask:
-    """Classify examples, or score them on a line (regression).
+    """Classify examples, tell which of several labels hold for them, or score them on a line (regression).
 
     Subclasses define :meth:`batch`, and may define :meth:`reading_order` and :meth:`batches_of_epoch`.
 
     Args:
         splits: ``train``, ``select``, ``dev``; a ``dev_mismatched`` is measured together with ``dev``.
-        labels: the class names in index order; ``None`` for regression.
+        labels: the class names in index order; :class:`~nasframe.labels.IndependentLabels` if several may hold for one
+            example; ``None`` for regression.
         metrics: names from ``nasframe_basics.metrics.METRICS``.
         primary: the one of them that a search maximises.
         seed: draws the subset that ``evaluate(examples=n)`` measures.
@@ -46,7 +51,8 @@ class LabelledTask:
         saved_head: the head that the checkpoint brings, whose order of classes the task takes over.
         published: ``labels`` are in an order that everybody knows.
         positive: the class that ``f1`` is about; default: the second.
-        class_weights: class → weight in the loss, 1 for classes that are not named; or ``balanced``.
+        class_weights: class → weight in the loss, 1 for classes that are not named; or ``balanced``. If several labels
+            may hold, it is the weight of the examples for which the label does.
 
     Attributes:
         metrics: how each metric is printed and compared.
@@ -82,11 +88,12 @@ class LabelledTask:
         # The data in the task's own order of classes: a checkpoint with another order neither changes the fingerprint
         # nor which examples are measured.
         self.fingerprint = fingerprint(splits, labels)
-        self._strata = {name: split.labels for name, split in splits.items()}
+        self._strata = {name: strata(split.labels) for name, split in splits.items()}
         # From here on, classes are numbered as the network's outputs.
         self.labels: Sequence[str] | None = None
         self.has_unlabelled = False
         self._weights: np.ndarray | None = None
+        self._outputs = np.zeros(1, dtype=int)  # of each of the task's classes
         self._splits = splits
         if labels is None:
             if class_weights is not None:
@@ -96,9 +103,10 @@ class LabelledTask:
             head_match = match(saved_head, labels, published)
             for text in head_match.notices:
                 notify("model", text)
-            self._take_outputs(head_match)
+            self._take_outputs(head_match, labels)
+            self._outputs = np.array(head_match.outputs)
             if class_weights is not None:
-                self._weights = self._output_weights(class_weights, labels, head_match.outputs)
+                self._weights = self._output_weights(class_weights, labels, splits)
             facts = _class_facts(head_match, labels, positive)
             positive = head_match.labels[facts["positive"]]  # by the checkpoint's name of it
         self.metrics = formats(metrics, positive)
@@ -106,29 +114,44 @@ class LabelledTask:
             self.metrics |= mismatched(self.metrics)
         self._functions = _metric_functions(metrics, facts)
 
-    def _take_outputs(self, head_match: Match) -> None:
-        """Number the examples' classes as the network's outputs."""
+    @property
+    def _is_independent(self) -> bool:
+        """Whether several labels may hold for one example."""
+        return are_independent(self.labels)
+
+    def _take_outputs(self, head_match: Match, labels: Sequence[str]) -> None:
+        """Number the examples' classes as the network's outputs.
+
+        Args:
+            head_match: the output of each class.
+            labels: the task's classes, in its own order.
+        """
         outputs = np.array(head_match.outputs)
-        self.labels = list(head_match.labels)
+        self.labels = same_kind(head_match.labels, labels)
         renumbered = {}
         for name, split in self._splits.items():
-            renumbered[name] = Split(split.texts, outputs[split.labels])
+            if self._is_independent:
+                # Outputs of which the data say nothing have no column of their own there: they get one of zeros.
+                answers = np.zeros((len(split), len(self.labels)), dtype=np.int8)
+                answers[:, outputs] = split.labels
+            else:
+                answers = outputs[split.labels]
+            renumbered[name] = Split(split.texts, answers)
         self._splits = renumbered
 
-    def _output_weights(self, wanted: ClassWeights, labels: Sequence[str], outputs: Sequence[int]) -> np.ndarray:
+    def _output_weights(self, wanted: ClassWeights, labels: Sequence[str], splits: Mapping[str, Split]) -> np.ndarray:
         """Return the weight of each of the network's outputs, ``(outputs,)``.
 
         Args:
             wanted: weights by class name.
             labels: the task's classes, in its own order.
-            outputs: the output of each class.
+            splits: the examples, their classes in the same order.
         """
-        if "train" not in self._strata:
+        if "train" not in splits:
             raise UsageError("class_weights: there are no training data to weight.")
         assert self.labels is not None
         weights = np.ones(len(self.labels))  # a saved head may have more outputs than the task has classes
-        class_weights = weights_of(wanted, labels, self._strata["train"])
-        weights[list(outputs)] = class_weights
+        weights[self._outputs] = weights_of(wanted, labels, splits["train"].labels)
         return weights
 
     def batch(self, split: str, index: np.ndarray) -> Batch:
@@ -152,7 +175,8 @@ class LabelledTask:
     def loss(self, outputs: Any, batch: Batch) -> Any:
         """Return the mean cross-entropy of a batch, weighted by class, or its mean squared error for regression.
 
-        An example without a label adds nothing; it counts in the mean.
+        If several labels may hold, it is the mean of each label's binary cross-entropy. An example without a label adds
+        nothing; it counts in the mean.
         """
         import torch
         from torch.nn import functional
@@ -164,6 +188,8 @@ class LabelledTask:
             if self.has_unlabelled:  # whatever such an example's score is, it is taken to be right
                 truth = torch.where(torch.isnan(truth), scores.detach(), truth)
             return functional.mse_loss(scores, truth)
+        if self._is_independent:
+            return self._independent_loss(logits, batch.labels)
         if self._weights is None and not self.has_unlabelled:
             return functional.cross_entropy(logits, batch.labels)
         losses = functional.cross_entropy(logits, batch.labels, reduction="none", ignore_index=UNLABELLED)
@@ -174,6 +200,29 @@ class LabelledTask:
         # then add up to the whole.
         return losses.mean()
 
+    def _independent_loss(self, logits: Any, labels: Any) -> Any:
+        """Return the binary cross-entropy of a batch, the mean over examples and labels.
+
+        Args:
+            logits: ``(batch, outputs)``.
+            labels: ``(batch, outputs)``, 0 or 1; a row of ``UNLABELLED`` for an example without labels.
+        """
+        import torch
+        from torch.nn import functional
+
+        # The data say nothing of a head's further outputs, so they are neither right nor wrong.
+        outputs = torch.as_tensor(self._outputs, device=logits.device)
+        answered = logits[:, outputs]
+        truth = labels[:, outputs].to(logits.dtype)
+        pos_weight = None
+        if self._weights is not None:
+            pos_weight = torch.as_tensor(self._weights, dtype=logits.dtype, device=logits.device)[outputs]
+        losses = functional.binary_cross_entropy_with_logits(
+            answered, truth.clamp(min=0), pos_weight=pos_weight, reduction="none"
+        )
+        has_labels = truth != UNLABELLED
+        return (losses * has_labels).mean()
+
     def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
         """Measure a network on a split, or on a fixed, stratified subset of ``examples`` examples of it.
 
@@ -183,7 +232,8 @@ class LabelledTask:
             examples: size of the subset; a larger one holds the smaller ones.
 
         Returns:
-            The metrics and ``loss``; the columns ``id``, ``label``, ``prediction`` and, for classes, ``p_<class>``.
+            The metrics and ``loss``; the columns ``id``, ``label``, ``prediction`` and, for classes, ``p_<class>``. If
+            several labels may hold, ``label`` and ``prediction`` are lists of the outputs that do.
         """
         result = self._measure(forward, split, examples)
         if split != "dev" or "dev_mismatched" not in self._splits:
@@ -213,39 +263,108 @@ class LabelledTask:
         ids = self._ids(split, examples)
         truth = self._splits[split].labels[ids]
         logits, tokens = self._logits(forward, split, ids)
+        predictions, losses, probabilities = self._answers(logits, truth)
         columns: dict[str, Sequence[Any]] = {}
         columns["id"] = ids.tolist()
-        columns["label"] = truth.tolist()
-        # Loss and probabilities are computed here, not by the task's `loss`: in float64, and of all examples at once.
+        columns["label"] = self._column(truth)
+        columns["prediction"] = self._column(predictions)
+        if probabilities is not None:
+            columns |= self._probability_columns(probabilities)
+        return Evaluation(self._metrics(truth, predictions, losses), columns, len(ids), tokens)
+
+    def _column(self, values: np.ndarray) -> list[Any]:
+        """Return labels or predictions as a column: of several labels that may hold, the lists of those that do."""
+        if self._is_independent:
+            return [np.flatnonzero(row).tolist() for row in values]
+        column: list[Any] = values.tolist()
+        return column
+
+    def _answers(self, logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return what a network predicts.
+
+        Loss and probabilities are computed here, not by the task's ``loss``: in float64, and without class weights.
+
+        Args:
+            logits: ``(examples, outputs)``.
+            truth: the labels.
+
+        Returns:
+            The predictions, in the form of the labels; the losses, ``(examples,)``; and the probabilities,
+            ``(examples, outputs)``, or ``None`` in a regression.
+        """
         if self.labels is None:
             predictions = logits[:, 0]
-            errors = predictions - truth
-            loss = float(np.mean(errors**2))
-            columns["prediction"] = predictions.tolist()
-        else:
-            predictions = logits.argmax(1)
-            log_sums = np.logaddexp.reduce(logits, axis=1, keepdims=True)
-            log_p = logits - log_sums
-            log_p_of_truth = log_p[np.arange(len(ids)), truth]
-            loss = -float(np.mean(log_p_of_truth))
-            columns["prediction"] = predictions.tolist()
-            for output, name in enumerate(self.labels):
-                probabilities = np.exp(log_p[:, output])
-                columns[f"p_{name}"] = probabilities.round(6).tolist()
+            return predictions, (predictions - truth) ** 2, None
+        if self._is_independent:
+            of_yes = np.logaddexp(0.0, -logits)  # −log σ
+            of_no = np.logaddexp(0.0, logits)
+            losses = np.where(truth == 1, of_yes, of_no)[:, self._outputs].mean(1)
+            return self._predicted_labels(logits), losses, np.exp(-of_yes)
+        log_sums = np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        log_p = logits - log_sums
+        return logits.argmax(1), -log_p[np.arange(len(truth)), truth], np.exp(log_p)
+
+    def _metrics(self, truth: np.ndarray, predictions: np.ndarray, losses: np.ndarray) -> dict[str, float]:
+        """Return the metrics and the mean loss of some examples."""
         metrics = {}
         for name, function in self._functions.items():
             metrics[name] = float(function(truth, predictions))
-        metrics["loss"] = loss
-        return Evaluation(metrics, columns, len(ids), tokens)
+        metrics["loss"] = float(np.mean(losses))
+        return metrics
+
+    # ---- part by part
+
+    def order(self, split: str) -> list[int]:
+        """Return the positions of a split's examples in the order in which subsets take them."""
+        order: list[int] = self._order(split).tolist()
+        return order
+
+    def evaluate_at(self, forward: Forward, split: str, ids: Sequence[int]) -> Evaluation:
+        """Measure a network on the examples at some positions; the predictions have a column ``loss``."""
+        positions = np.asarray(ids)
+        truth = self._splits[split].labels[positions]
+        logits, tokens = self._logits(forward, split, positions)
+        predictions, losses, _ = self._answers(logits, truth)
+        columns = {
+            "id": positions.tolist(),
+            "label": truth.tolist(),
+            "prediction": predictions.tolist(),
+            "loss": losses.tolist(),
+        }
+        return Evaluation(self._metrics(truth, predictions, losses), columns, len(positions), tokens)
+
+    def metrics_of(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+        """Return the metrics of rows of predictions that :meth:`evaluate_at` gave."""
+        return self._metrics(*(np.asarray(columns[name]) for name in ("label", "prediction", "loss")))
+
+    def _order(self, split: str) -> np.ndarray:
+        """Return one order for subsets of all sizes, of which any prefix is stratified."""
+        return stratified(self._strata[split], generator(self.seed, "examples", split))
+
+    def _predicted_labels(self, logits: np.ndarray) -> np.ndarray:
+        """Return 1 for the labels that a network predicts, ``(examples, outputs)``: those more likely than not.
+
+        Outputs of which the data say nothing are never predicted, since nothing could tell whether they are right.
+        """
+        predictions = np.zeros(logits.shape, dtype=np.int8)
+        predictions[:, self._outputs] = logits[:, self._outputs] > math.log(THRESHOLD / (1 - THRESHOLD))
+        return predictions
+
+    def _probability_columns(self, probabilities: np.ndarray) -> dict[str, Sequence[Any]]:
+        """Return a column for each output, given ``(examples, outputs)``."""
+        assert self.labels is not None
+        columns: dict[str, Sequence[Any]] = {}
+        for output, name in enumerate(self.labels):
+            columns[f"p_{name}"] = probabilities[:, output].round(6).tolist()
+        return columns
 
     def _ids(self, split: str, examples: int | None) -> np.ndarray:
         """Return the positions of the examples to measure, ascending."""
-        strata = self._strata[split]
-        if examples is None or examples >= len(strata):
-            return np.arange(len(strata))
-        # One order for all sizes, of which any prefix is stratified: a larger subset holds the smaller ones.
-        order = stratified(strata, generator(self.seed, "examples", split))
-        return np.sort(order[:examples])
+        classes = self._strata[split]
+        if examples is None or examples >= len(classes):
+            return np.arange(len(classes))
+        # A prefix of one order, so that a larger subset holds the smaller ones.
+        return np.sort(self._order(split)[:examples])
 
     def _logits(self, forward: Forward, split: str, ids: np.ndarray) -> tuple[np.ndarray, int]:
         """Run a network on examples.
@@ -321,9 +440,10 @@ def weights_of(wanted: ClassWeights, classes: Sequence[str], labels: np.ndarray)
 
     Args:
         wanted: class → weight, 1 for classes that are not named; ``balanced`` makes all classes count alike, with a
-            mean weight of 1 over the examples.
+            mean weight of 1 over the examples. Of labels that may hold together it makes the examples with a label
+            count like those without it.
         classes: their names.
-        labels: ``(examples,)`` the training data's classes.
+        labels: the training data's classes, ``(examples,)``, or ``(examples, classes)`` of labels.
 
     Raises:
         UsageError: a name is not that of a class.
@@ -331,6 +451,12 @@ def weights_of(wanted: ClassWeights, classes: Sequence[str], labels: np.ndarray)
     >>> weights_of("balanced", ["no", "yes"], np.array([0, 0, 0, 1])).round(3).tolist()
     [0.667, 2.0]
     """
+    if wanted == "balanced" and labels.ndim == 2:
+        with_label = label_counts(labels, len(classes))
+        without_label = len(labels) - with_label
+        # A label that never holds has no examples to weight, and one that always does has nothing to count like.
+        is_both = (with_label > 0) & (without_label > 0)
+        return np.where(is_both, without_label / np.maximum(with_label, 1), 1.0)
     if wanted == "balanced":
         counts = np.bincount(labels, minlength=len(classes))
         present = np.count_nonzero(counts)

@@ -89,6 +89,7 @@ class LazyAdamW(Modifier):
     optimiser. Learning rate, weight decay and clipping are the stage's.
     """
 
+    reads_space = False
     elementwise = True
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The metrics of text tasks: functions of labels and predictions, ``(examples,)`` each, and formats of their values."""
+"""The metrics of tasks with labels: functions of labels and predictions, and formats of their values."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def f1(labels: np.ndarray, predictions: np.ndarray, positive: int = 1) -> float:
 
 
 def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[int] | None = None) -> float:
-    """Return the mean F1 over the classes that occur or are predicted.
+    """Return the mean F1 over the classes, or the labels, that occur or are predicted.
 
     Args:
-        labels: the true classes.
+        labels: the true classes; of labels that may hold together 0 or 1, ``(examples, labels)``.
         predictions: the predicted ones.
         classes: the classes of the data, if the network has more; only these count.
 
@@ -65,10 +65,52 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[int]
     from sklearn.metrics import f1_score
 
     # A predicted class that never occurs counts with an F1 of 0, as in scikit-learn.
-    counted = np.union1d(labels, predictions)
+    if labels.ndim == 2:
+        counted = np.flatnonzero(labels.any(axis=0) | predictions.any(axis=0))
+    else:
+        counted = np.union1d(labels, predictions)
     if classes is not None:
         counted = np.intersect1d(counted, classes)
+    if not len(counted):  # no label holds, and none is predicted
+        return 0.0
     return float(f1_score(labels, predictions, labels=counted, average="macro", zero_division=0.0))
+
+
+def micro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return the F1 of all yes or no answers together, ``(examples, labels)`` each; 0 if no label occurs.
+
+    >>> micro_f1(np.array([[1, 1], [0, 0]]), np.array([[1, 0], [0, 0]]))
+    0.6666666666666666
+    """
+    right = np.count_nonzero((labels == 1) & (predictions == 1))
+    holding = np.count_nonzero(labels) + np.count_nonzero(predictions)
+    return 2 * right / holding if holding else 0.0
+
+
+def subset_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return the share of examples of which all labels are predicted, and no other.
+
+    >>> subset_accuracy(np.array([[1, 1], [0, 0]]), np.array([[1, 0], [0, 0]]))
+    0.5
+    """
+    return float(np.mean((labels == predictions).all(axis=1)))
+
+
+def label_accuracy(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[int] | None = None) -> float:
+    """Return the share of right yes or no answers: 1 minus the Hamming loss.
+
+    Args:
+        labels: 0 or 1, ``(examples, labels)``.
+        predictions: the predicted ones.
+        classes: the labels of the data, if the network has more; only these count.
+
+    >>> label_accuracy(np.array([[1, 1], [0, 0]]), np.array([[1, 0], [0, 0]]))
+    0.75
+    """
+    right = labels == predictions
+    if classes is not None:
+        right = right[:, list(classes)]
+    return float(np.mean(right))
 
 
 def accuracy_f1(labels: np.ndarray, predictions: np.ndarray, positive: int = 1) -> float:
@@ -121,6 +163,9 @@ METRICS: Mapping[str, Metric] = {
     "f1": Metric(f1, PERCENT, ("positive",)),
     "accuracy_f1": Metric(accuracy_f1, PERCENT, ("positive",)),
     "macro_f1": Metric(macro_f1, PERCENT, ("classes",)),
+    "micro_f1": Metric(micro_f1, PERCENT),
+    "subset_accuracy": Metric(subset_accuracy, PERCENT),
+    "label_accuracy": Metric(label_accuracy, PERCENT, ("classes",)),
     "mcc": Metric(mcc, CORRELATION),
     "pearson": Metric(pearson, CORRELATION),
     "spearman": Metric(spearman, CORRELATION),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nasframe.digests import stamp
 from nasframe.errors import UsageError, listing
 from nasframe.heads import Head, Match, match
+from nasframe.labels import are_independent, same_kind
 from nasframe.notices import Notices, Notify, say
 from nasframe.options import looks_like_path
 from nasframe.records import Label
@@ -205,7 +206,7 @@ class HF:
             head_match = Match(tuple(labels), outputs, kept=False, notices=(text,))
         elif head_match.kept and not head.numbered:
             # The task has already told about differences of names; what is left concerns the head alone.
-            own_notices = match(head, head.labels).notices
+            own_notices = match(head, same_kind(head.labels, labels)).notices
             head_match = replace(head_match, notices=own_notices)
         if head_match.kept and moved(head_match):
             self._notify("model", f"The rows of the head of model {self.path!r} were moved into the order asked for.")
@@ -388,6 +389,8 @@ def _misfit(head: Head, labels: Sequence[str] | None) -> str:
         return "" if head.kind == "regression" else "its head is for classes, and the task has scores"
     head_match = match(head, labels, published=True)
     if head_match.kept:
+        if are_independent(labels) and head.kind == "classes":
+            return "its head chooses one class, and the task's labels may hold together"
         return ""
     # The notices are for a model, whose head would be drawn instead; of a teacher, none is.
     return " ".join(head_match.notices).replace(" The head is new.", "").removesuffix(".")
@@ -497,12 +500,19 @@ def head_fields(labels: Sequence[str] | None) -> dict[str, Any]:
 
     >>> head_fields(None)
     {'id2label': {0: 'score'}, 'label2id': {'score': 0}, 'problem_type': 'regression'}
+    >>> head_fields(IndependentLabels(["a", "b"]))["problem_type"]
+    'multi_label_classification'
     """
+    problem_type = "single_label_classification"
+    if labels is None:
+        problem_type = "regression"
+    elif are_independent(labels):
+        problem_type = "multi_label_classification"
     names = ["score"] if labels is None else list(labels)
     return {
         "id2label": dict(enumerate(names)),
         "label2id": {name: output for output, name in enumerate(names)},
-        "problem_type": "regression" if labels is None else "single_label_classification",
+        "problem_type": problem_type,
     }
 
 

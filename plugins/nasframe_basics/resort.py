@@ -33,6 +33,8 @@ class Resort(Modifier):
         window: share of the stage's steps before that whose gradients count.
     """
 
+    reads_space = False
+
     def __init__(self, at: ShareBelowOne = 0.5, window: Share = 0.1) -> None:
         self.at = at
         self.window = window

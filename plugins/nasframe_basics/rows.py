@@ -10,10 +10,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from nasframe import progress
 from nasframe.errors import UsageError, suggestion
 from nasframe.notices import Notice
 from nasframe_basics.cells import MOST_DIGITS, Row, class_name, label_number
@@ -22,6 +23,11 @@ TakesPlace: TypeAlias = Callable[[str], None]
 """Takes the place of a row, as ``train.csv:17``."""
 Fields: TypeAlias = tuple[int, list[str]]
 """The number of a row's first line, and the row's fields."""
+Item = TypeVar("Item")
+SHOWN_EVERY = 5_000
+"""Rows after which progress is shown."""
+BLOCK = 2**24
+"""Bytes that are read at once to count lines."""
 LONGEST_FIELD = 2**31 - 1
 """Characters of a CSV field. Python's own limit is 131,072; a longer text would be cut by ``max_length`` anyway."""
 
@@ -38,7 +44,7 @@ def read_tsv(path: Path, columns: Sequence[str] = (), skip_short: TakesPlace | N
         UsageError: the file is missing, is not UTF-8, names a column twice, or a row has more or fewer fields than
             columns.
     """
-    return list(_named(path, _tsv_rows(path), columns, skip_short))
+    return _listed(path, _named(path, _tsv_rows(path), columns, skip_short))
 
 
 def _tsv_rows(path: Path) -> Iterator[Fields]:
@@ -52,12 +58,16 @@ def _tsv_rows(path: Path) -> Iterator[Fields]:
 
 def read_csv(path: Path) -> list[Row]:
     """Read a CSV file with a header; quoted fields may span lines."""
-    return list(_named(path, _csv_rows(path)))
+    return _listed(path, _named(path, _csv_rows(path)))
 
 
 def read_jsonl(path: Path) -> list[Row]:
     """Read a file of one JSON object a line."""
-    rows = []
+    return _listed(path, _jsonl_rows(path))
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    """Yield the row of each line that is not empty."""
     lines = decoded(path).split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -70,8 +80,7 @@ def read_jsonl(path: Path) -> list[Row]:
             raise UsageError(f"{path}:{number}: JSON nested too deeply. Expected an object of texts.") from None
         if not isinstance(values, dict):
             raise UsageError(f"{path}:{number}: a JSON {type(values).__name__}. Expected one object a line.")
-        rows.append(Row(f"{path}:{number}", values))
-    return rows
+        yield Row(f"{path}:{number}", values)
 
 
 def read_parquet(path: Path) -> list[Row]:
@@ -90,10 +99,34 @@ def read_parquet(path: Path) -> list[Row]:
     with_none = frame.astype(object).where(frame.notna(), None)
     records = with_none.to_dict("records")
     rows = []
-    for number, record in enumerate(records, start=1):
+    for number, record in _shown(records, path.name, len(records)):
         values = {str(column): value for column, value in record.items()}
         rows.append(Row(f"{path}:{number}", values))
     return rows
+
+
+def _listed(path: Path, rows: Iterator[Row]) -> list[Row]:
+    """Return a text file's rows, and show how far reading is: by the file's lines, of which a row may have several."""
+    lines = 0
+    if path.is_file():
+        with path.open("rb") as file:
+            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK), b""))
+    return [row for _, row in _shown(rows, path.name, lines)]
+
+
+def _shown(items: Iterable[Item], name: str, total: int) -> Iterator[tuple[int, Item]]:
+    """Yield items with their numbers from 1 on, and show how many have been read.
+
+    Args:
+        items: what is read.
+        name: of the file, or of the split.
+        total: how many there are, at most.
+    """
+    with progress.phase(f"reading {name}") as advance:
+        for number, item in enumerate(items, start=1):
+            yield number, item
+            if number % SHOWN_EVERY == 0:
+                advance(number, max(total, number), "")
 
 
 READERS: Mapping[str, Callable[[Path], list[Row]]] = {
@@ -135,11 +168,18 @@ def read_hub(name: str, config: str | None, split: str, base: Path | None = None
     except Exception as error:  # datasets has no base class for its errors and those of its requirements
         raise UsageError(f"hub data set {name!r}, split {split!r}: {error}") from error
     class_names = {}
+    names_in_lists = {}
     for column, kind in table.features.items():
+        inner = getattr(kind, "feature", None)  # of a list
         if isinstance(kind, datasets.ClassLabel):
             class_names[column] = kind.names
+        elif isinstance(inner, datasets.ClassLabel):
+            names_in_lists[column] = inner.names
     rows = []
-    for number, record in enumerate(table, start=1):
+    for number, record in _shown(table, f"{name}, {split}", len(table)):
+        for column, names in names_in_lists.items():
+            if record[column] is not None:
+                record[column] = [names[index] for index in record[column]]
         for column, names in class_names.items():
             index = record[column]
             has_label = index is not None and index >= 0

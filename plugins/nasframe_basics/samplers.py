@@ -12,7 +12,7 @@ import numpy as np
 
 from nasframe import registry
 from nasframe.errors import UnsatisfiableError, UsageError
-from nasframe.interfaces import start_sampler
+from nasframe.interfaces import EnumerableDomain, keeps_state, size_of, start_sampler
 from nasframe.records import Arch, Count, SamplerRef, Trial, arch_id
 
 ENUMERABLE = 20_000
@@ -89,7 +89,7 @@ class RandomSampler:
             arch = domain.sample(self.rng)
             if arch_id(arch) not in self.proposed:
                 return arch
-        if getattr(domain, "size", np.inf) > ENUMERABLE:
+        if not isinstance(domain, EnumerableDomain) or size_of(domain) > ENUMERABLE:
             return None
         new = [arch for arch in domain.enumerate() if arch_id(arch) not in self.proposed]
         if not new:
@@ -120,6 +120,8 @@ class GridSampler:
     (4, 2)
     """
 
+    needs = ("knobs",)
+
     def __init__(
         self,
         domain: Any,
@@ -128,8 +130,7 @@ class GridSampler:
         points: Count | None = None,
         cycle: bool = False,
     ) -> None:
-        if not hasattr(domain, "knobs"):
-            raise UsageError(f"sampler 'grid' needs a domain of knobs, but got {type(domain).__name__}")
+        registry.refuse_domain("sampler 'grid'", domain, self.needs)
         self.domain = domain
         self.cycle = cycle
         self.proposed: set[int] = set()  # positions in the grid
@@ -210,7 +211,10 @@ class EverySampler:
     ([{'k': 0}, {'k': 1}], [{'k': 2}], [])
     """
 
+    needs = ("enumerate",)
+
     def __init__(self, domain: Any, seed: int = 0, limit: Count = 4096) -> None:
+        registry.refuse_domain("sampler 'every'", domain, self.needs)
         self.domain = domain
         self.limit = limit
         self.training = False
@@ -228,7 +232,7 @@ class EverySampler:
         """Return the next ``n`` architectures of ``within``, in the domain's order; in training all of them.
 
         Raises:
-            UsageError: the domain cannot be enumerated, or is larger than ``limit``.
+            UsageError: the domain is larger than ``limit``.
         """
         domain = self.domain if within is None else within
         if self.training:
@@ -264,8 +268,6 @@ class EverySampler:
 
     def _listed(self, domain: Any) -> list[Arch]:
         """List a domain, unless it is too large."""
-        if not hasattr(domain, "enumerate"):
-            raise UsageError(f"sampler 'every' needs a domain to enumerate, but got {type(domain).__name__}")
         # One more than allowed is enough to know: listing a large domain would take forever.
         first_archs = itertools.islice(domain.enumerate(), self.limit + 1)
         archs = list(first_archs)
@@ -291,16 +293,20 @@ class SandwichSampler:
         smallest: add the smallest architecture.
     """
 
+    needs = ("smallest", "largest")
+
     def __init__(
         self, domain: Any, seed: int = 0, inner: SamplerRef = "random", largest: bool = True, smallest: bool = True
     ) -> None:
         self.domain = domain
-        self.inner = registry.make("sampler", inner, {"domain": domain, "seed": seed})
         self.ends = []
         if largest:
             self.ends.append("largest")
         if smallest:
             self.ends.append("smallest")
+        registry.refuse_domain("sampler 'sandwich'", domain, self.needs)
+        self.inner = registry.make("sampler", inner, {"domain": domain, "seed": seed})
+        self.keeps_state = keeps_state(self.inner)
         self.pending: Counter[str] = Counter()  # ends that were proposed and have no result yet
 
     def start(self, stage: str, total: int, origin: Literal["train", "search"] = "search") -> None:

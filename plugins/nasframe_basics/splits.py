@@ -23,7 +23,8 @@ class Split:
 
     Args:
         texts: one or two texts an example.
-        labels: ``(examples,)`` class indices, or floats for regression.
+        labels: ``(examples,)`` class indices, or floats for regression; ``(examples, labels)``, 0 or 1, if several
+            labels may hold for an example.
     """
 
     texts: Sequence[tuple[str, ...]]
@@ -49,11 +50,44 @@ def same_texts(texts: Sequence[tuple[str, ...]]) -> np.ndarray:
     return np.array(groups, dtype=np.int64)
 
 
+def label_counts(labels: np.ndarray, count: int) -> np.ndarray:
+    """Count the examples of each of ``count`` classes, or those for which each of ``count`` labels holds.
+
+    >>> label_counts(np.array([0, 1, 1]), 3).tolist(), label_counts(np.array([[1, 0], [1, 1]]), 2).tolist()
+    ([1, 2, 0], [2, 1])
+    """
+    if labels.ndim == 2:
+        return np.count_nonzero(labels, axis=0)
+    return np.bincount(labels, minlength=count)
+
+
+def strata(labels: np.ndarray) -> np.ndarray:
+    """Return the class by which each example is dealt into splits, ``(examples,)``.
+
+    Of an example with several labels it is the rarest of them, since the shares of common labels come out right anyhow;
+    examples without a label are a class of their own.
+
+    Args:
+        labels: as :class:`Split` has them.
+
+    >>> strata(np.array([[1, 1], [1, 0], [1, 0], [0, 0]])).tolist()
+    [1, 0, 0, 2]
+    """
+    if labels.ndim == 1:
+        return labels
+    count = labels.shape[1]
+    rarest_first = np.argsort(label_counts(labels, count), kind="stable")
+    classes = np.full(len(labels), count)
+    for label in rarest_first[::-1]:  # the rarest is written last, and stays
+        classes[labels[:, label] == 1] = label
+    return classes
+
+
 def stratified(labels: np.ndarray, rng: np.random.Generator, sizes: np.ndarray | None = None) -> np.ndarray:
     """Order examples so that every prefix holds the classes in their overall shares; floats are one class.
 
     Args:
-        labels: ``(examples,)``.
+        labels: ``(examples,)``, see :func:`strata`.
         rng: draws the order within a class.
         sizes: if the examples are groups of rows, ``(groups,)`` rows of each; shares are then shares of the rows.
 
@@ -95,7 +129,8 @@ def carve(data: Split, select: str | float, limit: int | None, seed: int, name: 
     # Groups of rows with one text are dealt out, not rows. If no text repeats, each row is a group of its own.
     groups = same_texts(data.texts)
     sizes = np.bincount(groups)
-    labels = _group_labels(data.labels, groups)
+    classes = strata(data.labels)
+    labels = _group_labels(classes, groups)
     # The name is a part of the seed: `dev` and `select` are drawn independently.
     chosen_groups = _chosen_groups(labels, sizes, wanted, generator(seed, name))
     chosen = np.isin(groups, chosen_groups)
@@ -109,7 +144,7 @@ def carve(data: Split, select: str | float, limit: int | None, seed: int, name: 
     rest = np.flatnonzero(~chosen)
     # Cut after `select` was chosen: if it is a number of examples, it holds the same ones whatever the limit.
     if limit is not None and limit < len(rest):
-        rest_labels = data.labels[rest]
+        rest_labels = classes[rest]
         order = stratified(rest_labels, generator(seed, "limit"))
         rest = np.sort(rest[order[:limit]])
     carved = np.flatnonzero(chosen)

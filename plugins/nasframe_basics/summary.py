@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from nasframe.labels import are_independent
 from nasframe.notices import Notice, Notify
 from nasframe.records import DataSource, DataSummary, SplitSummary
-from nasframe_basics.splits import Split, same_texts
+from nasframe_basics.splits import Split, label_counts, same_texts
 
 Texts = tuple[str, ...]
 
@@ -74,7 +75,8 @@ def summarise(
 
     Args:
         splits: the task's splits.
-        labels: its class names, or ``None`` for regression.
+        labels: its class names; :class:`~nasframe.labels.IndependentLabels` if several may hold; ``None`` for
+            regression.
         sources: the files that were read.
         tokenizer: measures lengths, if there is one.
         max_length: tokens at which a text is cut.
@@ -113,6 +115,7 @@ def summarise(
         unused=max(rows_read - rows_used, 0),  # a task that is given without sources has read no rows
         max_length=max_length,
         noun=noun,
+        independent=are_independent(labels),
     )
 
 
@@ -131,7 +134,10 @@ def _counted(
         near = len(distinct) - len(distinct_keys)
     classes = None
     if labels is not None:
-        classes = np.bincount(split.labels, minlength=len(labels)).tolist()
+        classes = label_counts(split.labels, len(labels)).tolist()
+    without_label = None
+    if are_independent(labels):
+        without_label = len(split) - int(np.count_nonzero(split.labels.any(axis=1)))
     return SplitSummary(
         name=name,
         rows=len(split),
@@ -141,6 +147,7 @@ def _counted(
         near_train=None,
         conflicting=conflicting,
         classes=classes,
+        without_label=without_label,
     )
 
 
@@ -263,8 +270,8 @@ def in_conflict(texts: Sequence[Texts], labels: np.ndarray) -> np.ndarray:
     [True, False, True]
     """
     groups = same_texts(texts)
-    _, label_numbers = np.unique(labels, return_inverse=True)  # labels may be scores
-    pairs = np.stack([groups, label_numbers])
+    _, label_numbers = np.unique(labels, axis=0, return_inverse=True)  # labels may be scores, or sets of labels
+    pairs = np.stack([groups, label_numbers.reshape(-1)])
     distinct_pairs = np.unique(pairs, axis=1)
     labels_of_group = np.bincount(distinct_pairs[0])
     has_several = labels_of_group > 1
@@ -314,10 +321,10 @@ def split_notices(splits: Mapping[str, Split], labels: Sequence[str] | None) -> 
     if labels is None:
         return
     # Classes are those of the whole file; a limit, or the carving of small splits, may leave none of a rare one.
-    counts = np.bincount(splits["train"].labels, minlength=len(labels))
+    counts = label_counts(splits["train"].labels, len(labels))
     absent = np.flatnonzero(counts == 0).tolist()
     if absent:
-        names = _named([labels[i] for i in absent])
+        names = _named([labels[i] for i in absent], labels)
         yield Notice("task", f"No training example is left of {names}.")
 
 
@@ -348,7 +355,7 @@ def _several_labels(source: Source, label_noun: str, noun: str) -> Iterator[Noti
         return
     first = marked[0]
     same_text = [row for row in marked if texts[row] == texts[first]]
-    other = next(row for row in same_text if labels[row] != labels[first])  # in_conflict marks none without one
+    other = next(row for row in same_text if np.any(labels[row] != labels[first]))  # in_conflict marks none without one
     several = {texts[row] for row in marked}
     count = len(several)
     subject = f"1 {noun} has" if count == 1 else f"{count:,} {noun}s have"
@@ -362,18 +369,21 @@ def _several_labels(source: Source, label_noun: str, noun: str) -> Iterator[Noti
 
 def _single_examples(train: Source, labels: Sequence[str]) -> Iterator[Notice]:
     """Yield a notice that classes have one example only."""
-    counts = np.bincount(train.data.labels, minlength=len(labels))
+    counts = label_counts(train.data.labels, len(labels))
     single = np.flatnonzero(counts == 1).tolist()
     if single:
-        rows = np.flatnonzero(train.data.labels == single[0])
-        row = int(rows[0])
-        names = _named([labels[i] for i in single])
+        has_label = train.data.labels == single[0]
+        if are_independent(labels):
+            has_label = train.data.labels[:, single[0]] == 1
+        row = int(np.flatnonzero(has_label)[0])
+        names = _named([labels[i] for i in single], labels)
         yield Notice(train.places[row], f"There is only one example of {names}, which can be in one split only.")
 
 
-def _named(names: Sequence[str]) -> str:
-    """Name classes, the first ``LISTED`` of them: ``classes 'a', 'b' and 3 more``."""
-    noun = "class" if len(names) == 1 else "classes"
+def _named(names: Sequence[str], labels: Sequence[str]) -> str:
+    """Name some of the task's classes, the first ``LISTED`` of them: ``classes 'a', 'b' and 3 more``."""
+    singular, plural = ("label", "labels") if are_independent(labels) else ("class", "classes")
+    noun = singular if len(names) == 1 else plural
     listed = ", ".join(repr(name) for name in names[:LISTED])
     if len(names) > LISTED:
         listed += f" and {len(names) - LISTED:,} more"

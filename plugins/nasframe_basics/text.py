@@ -1,15 +1,15 @@
-"""What all text tasks share: tokens kept in memory, length-bucketed batches, evaluation with predictions.
+"""What all text tasks share: tokens, length-bucketed batches, evaluation with predictions.
 
-Texts are tokenised once, on first use, into one flat array. A batch is one gather from it, so that little time is spent
-outside the network. The splits are ``train``, ``select`` (carved out of the training data) and ``dev``.
+Texts are tokenised once, on first use, into one flat array; that of many texts is kept on the disk, see
+:mod:`nasframe_basics.kept_tokens`. A batch is one gather from it, so that little time is spent outside the network. The
+splits are ``train``, ``select`` (carved out of the training data) and ``dev``.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from nasframe.notices import Notify, say
 from nasframe.records import Batch, Count, DataSource, DataSummary, Portion
 from nasframe.weights import refusal
 from nasframe_basics.epochs import cut
+from nasframe_basics.kept_tokens import TOGETHER, kept_table, token_chunks
 from nasframe_basics.labelled import UNLABELLED, LabelledTask
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, pass_on, split_notices, summarise
@@ -32,8 +33,8 @@ WINDOW = 50
 """Batches that are sorted by length together."""
 MOST_CANDIDATES = 20_000
 """Examples of a split that are tokenised once more to see which of them are cut."""
-TOKENISED_TOGETHER = 8192
-"""Texts that a tokenizer is given at once, since its own records of them are large."""
+KEPT_FROM = 20_000
+"""Texts of all splits together from which on their tokens are kept on the disk; fewer take a second."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Tokens:
     """A split's token ids, example after example.
 
     Args:
-        columns: input name (``input_ids``, ``token_type_ids``) → ``(tokens,)`` of the smallest type that holds them.
+        columns: input name (``input_ids``, ``token_type_ids``) → ``(tokens,)`` of the smallest type that holds them;
+            they may be those of several splits.
         starts: ``(examples,)`` the position of each example's first token.
         lengths: ``(examples,)`` tokens of each example.
         padding: input name → the value after an example's end.
@@ -58,7 +60,8 @@ class TextTask(LabelledTask):
 
     Args:
         splits: ``train``, ``select``, ``dev``; a ``dev_mismatched`` is measured together with ``dev``.
-        labels: the class names in index order; ``None`` for regression.
+        labels: the class names in index order; :class:`~nasframe.labels.IndependentLabels` if several may hold for one
+            text; ``None`` for regression.
         metrics: names from ``nasframe_basics.metrics.METRICS``.
         primary: the one of them that a search maximises.
         tokenizer: a Hugging Face tokenizer.
@@ -73,6 +76,7 @@ class TextTask(LabelledTask):
 
     Attributes:
         metrics: how each metric is printed and compared.
+        texts_per_example: 2 for pairs of texts, else 1.
 
     Raises:
         UsageError: a split is empty, outputs of the saved head cannot be told apart, or ``max_length`` is more than the
@@ -99,9 +103,11 @@ class TextTask(LabelledTask):
         **options: Any,
     ) -> None:
         columns = max((len(split.texts[0]) for split in splits.values() if len(split)), default=1)
+        self.texts_per_example = columns
         self.max_length = cut_length(max_length, default_length, columns, tokenizer, notify)
         super().__init__(splits, labels, metrics, primary, seed, notify, **options)
         self._tokenizer = tokenizer
+        self._notify = notify
         self._tokens: dict[str, Tokens] = {}
         self._sources = sources
         self._unlabelled = list(unlabelled)
@@ -147,8 +153,8 @@ class TextTask(LabelledTask):
             return None
         texts = self._splits[split].texts
         cut_ones = []
-        for start in range(0, len(candidates), TOKENISED_TOGETHER):
-            places = candidates[start : start + TOKENISED_TOGETHER].tolist()
+        for start in range(0, len(candidates), TOGETHER):
+            places = candidates[start : start + TOGETHER].tolist()
             columns = [list(column) for column in zip(*(texts[place] for place in places), strict=True)]
             # Not verbose: tokenizers warn of texts that are longer than the network reads, which these may be.
             encoded = self._tokenizer(*columns, truncation=False, return_attention_mask=False, verbose=False)
@@ -163,11 +169,32 @@ class TextTask(LabelledTask):
                 raise UsageError(
                     "task: no tokenizer was given. Expected tokenizer=…, as a model's .tokenizer() returns."
                 )
-            texts = self._splits[split].texts
-            if split == "train":
-                texts = [*texts, *self._unlabelled]
-            self._tokens[split] = tokenise(self._tokenizer, texts, self.max_length)
+            if not self._read_kept_tokens():
+                self._tokens[split] = tokenise(self._tokenizer, self._texts_of(split), self.max_length)
         return self._tokens[split]
+
+    def _texts_of(self, split: str) -> Sequence[tuple[str, ...]]:
+        """Return the texts of a split, those without labels behind the others of ``train``."""
+        texts = self._splits[split].texts
+        return [*texts, *self._unlabelled] if split == "train" else texts
+
+    def _read_kept_tokens(self) -> bool:
+        """Tokenise all splits, or take their tokens from the cache, if there are many texts; return whether it did."""
+        texts = {split: self._texts_of(split) for split in self._splits}
+        if sum(map(len, texts.values())) < KEPT_FROM:
+            return False
+        try:
+            table = kept_table(self._tokenizer, list(texts.values()), self.max_length)
+        except OSError as error:
+            self._notify("task", f"Tokens are kept in memory, because nasframe's cache cannot keep them: {error}.")
+            return False
+        if table is None:
+            return False
+        padding = padding_of(self._tokenizer, table.columns)
+        for split, its_texts in texts.items():
+            starts, lengths = table.places(its_texts)
+            self._tokens[split] = Tokens(table.columns, starts, lengths, padding)
+        return True
 
     def batch(self, split: str, index: np.ndarray) -> Batch:
         """Gather the examples at ``index`` of a split, padded to the longest of them."""
@@ -178,10 +205,11 @@ class TextTask(LabelledTask):
 
     @cached_property
     def _training_labels(self) -> np.ndarray:
-        """``(training examples,)`` the labels of all, those without one behind the others."""
+        """``(training examples, …)`` the labels of all, those without one behind the others."""
         labels = self._splits["train"].labels
         missing = np.nan if self.labels is None else UNLABELLED
-        return np.concatenate([labels, np.full(len(self._unlabelled), missing, dtype=labels.dtype)])
+        shape = (len(self._unlabelled), *labels.shape[1:])
+        return np.concatenate([labels, np.full(shape, missing, dtype=labels.dtype)])
 
     def reading_order(self, split: str, ids: np.ndarray) -> np.ndarray:
         """Return examples by length, so that little is padded."""
@@ -286,24 +314,24 @@ def refuse_length(max_length: int | None, columns: int, tokenizer: Any) -> None:
 def tokenise(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int) -> Tokens:
     """Tokenise texts or pairs of texts, cut at ``max_length`` tokens, into flat arrays."""
     parts: dict[str, list[np.ndarray]] = {}
-    lengths: list[int] = []
-    for start in range(0, len(texts), TOKENISED_TOGETHER):
-        examples = texts[start : start + TOKENISED_TOGETHER]
-        columns = [list(column) for column in zip(*examples, strict=True)]
-        encoded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
-        lengths += [len(ids) for ids in encoded["input_ids"]]
-        for name, rows in encoded.items():
-            values = itertools.chain.from_iterable(rows)
-            flat = np.fromiter(values, np.int32)
+    counts = []
+    for columns, chunk_lengths in token_chunks(tokenizer, texts, max_length):
+        counts.append(chunk_lengths)
+        for name, flat in columns.items():
             # A million rows have a hundred million tokens, and a byte is enough for the segments of all of them.
             smallest = np.min_scalar_type(int(flat.max(initial=0)))
             parts.setdefault(name, []).append(flat.astype(smallest))
-    ends = np.cumsum(lengths)
-    starts = np.concatenate([[0], ends[:-1]])
-    padding = dict.fromkeys(parts, 0)
-    padding["input_ids"] = tokenizer.pad_token_id or 0  # without a padding token any id does: it is masked
+    lengths = np.concatenate(counts)
+    starts = np.cumsum(lengths) - lengths
     flat_columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return Tokens(flat_columns, starts, np.array(lengths), padding)
+    return Tokens(flat_columns, starts, lengths, padding_of(tokenizer, parts))
+
+
+def padding_of(tokenizer: Any, names: Iterable[str]) -> dict[str, int]:
+    """Return the value after an example's end, for each input."""
+    padding = dict.fromkeys(names, 0)
+    padding["input_ids"] = tokenizer.pad_token_id or 0  # without a padding token any id does: it is masked
+    return padding
 
 
 def collate(tokens: Tokens, labels: np.ndarray, index: np.ndarray) -> Batch:

@@ -121,6 +121,7 @@ def add_unlabelled(summary: DataSummary, texts: Sequence[Texts], train: Split, t
     splits = {"train": Split(train.texts, np.zeros(len(train))), NAME: Split(texts, np.zeros(len(texts)))}
     counted = summarise(splits, None, (), tokenizer, summary.max_length).splits[1]
     if summary.labels is not None:
-        counted = replace(counted, classes=[0] * len(summary.labels))
+        without_label = len(texts) if summary.independent else None
+        counted = replace(counted, classes=[0] * len(summary.labels), without_label=without_label)
     # The summary of the splits counts these rows as read and not used.
     return replace(summary, splits=(*summary.splits, counted), unused=summary.unused - len(texts))

@@ -29,6 +29,7 @@ from nasframe.records import Arch, Trial, arch_id, canonical_json
 from nasframe.search import constraints
 from nasframe.search.constraints import parse_bounds
 from nasframe.search.costs import cost_function, cost_rows, tables
+from nasframe.search.guarded import GuardedSampler
 from nasframe.search.loop import search
 from nasframe.search.restrict import joined
 from nasframe.seeds import stream_seed
@@ -133,7 +134,8 @@ class Arena:
             "costs": cost_rows(self.estimators, self.cost_names, self.space, None),  # type: ignore[arg-type]
             "tables": tables(self.estimators, self.space, None),  # type: ignore[arg-type]
         }
-        return registry.make("sampler", use, inject)
+        make = functools.partial(registry.make, "sampler", use, inject)
+        return GuardedSampler(make, joined(self.space.domain, use))
 
 
 def arena_of(contest: Contest) -> Arena:
@@ -258,7 +260,7 @@ class _TimedSampler:
         self.tell_seconds = 0.0
 
     def start(self, stage: str, total: int) -> None:
-        start_sampler(self.sampler, stage, total, "search")
+        self.sampler.start(stage, total, "search")
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
         began = time.perf_counter()

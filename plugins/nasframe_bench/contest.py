@@ -143,16 +143,35 @@ def _options_yaml(text: str) -> str:
     return f"{{{', '.join(pairs)}}}"
 
 
-def opponents() -> list[str]:
-    """Return the opponents that are installed."""
+@dataclass(frozen=True)
+class Opponents:
+    """The samplers that a benchmark compares with.
+
+    Args:
+        names: as a command line names them.
+        left_out: those that are installed, but cannot work with the table's domain.
+    """
+
+    names: list[str]
+    left_out: list[str]
+
+
+def opponents(domain: Any) -> Opponents:
+    """Return the opponents that are installed and can work with a domain."""
     from importlib.util import find_spec
+
+    from nasframe.interfaces import SamplerTraits, traits_of
 
     samplers = registry.factories("sampler")
     has_optuna = find_spec("optuna") is not None
-    names = []
+    names: list[str] = []
+    left_out: list[str] = []
     for name in OPPONENTS:
         sampler = name.partition(",")[0]
         # The sampler 'optuna' is registered even if the library that it wraps, an extra, is not installed.
-        if sampler in samplers and (sampler != "optuna" or has_optuna):
-            names.append(name)
-    return names
+        if sampler not in samplers or (sampler == "optuna" and not has_optuna):
+            continue
+        needs = traits_of(SamplerTraits, samplers[sampler].load()).needs
+        suits = all(hasattr(domain, member) for member in needs)
+        (names if suits else left_out).append(name)
+    return Opponents(names, left_out)

@@ -324,8 +324,9 @@ def about(result: Result) -> str:
         objectives += f", {cost} {bound}"
     text = (
         f"Objectives {objectives}; {contest.budget} evaluations, "
-        f"{len(result.seeds)} seeds. {table.rows:,} architectures of {table.knobs} knobs"
+        f"{len(result.seeds)} seeds. {table.rows:,} architectures"
     )
+    text += f" of {table.knobs} knobs" if table.knobs else ", listed whole"
     if len(contest.objectives) > 1:  # with one objective there is no hypervolume
         reference = ", ".join(f"{value:.6g}" for value in table.reference)
         text += f", reference point {reference}"

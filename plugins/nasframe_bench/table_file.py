@@ -20,9 +20,12 @@ from nasframe.store import write_text
 
 if TYPE_CHECKING:
     from nasframe.search.domain import Choices
+    from nasframe_bench.listed import Listed
 
 FORMAT = 1
 KINDS = (".json", ".csv")
+ARCH, FEATURES = "arch", "features"
+"""Columns of a table of listed architectures, and keys of its rows."""
 METRIC, COST = "metric.", "cost."
 """How columns of metrics and costs begin in a table in columns; all other columns are knobs."""
 
@@ -43,6 +46,9 @@ class ArchTable:
         costs: names of counted values; less is better.
         rows: ``{"arch": …, "metrics": {name: number}, "costs": {name: number}}``, each architecture once, canonical.
         about: where the table comes from; for the reader only.
+        listed: the name of the domain that the architectures come from, if it has no knobs. They are then listed whole,
+            each with ``features`` if the domain has them.
+        crosses: whether that domain can cross two architectures.
     """
 
     knobs: Mapping[str, Sequence[Any]]
@@ -53,23 +59,31 @@ class ArchTable:
     costs: Sequence[str] = ()
     rows: list[dict[str, Any]] = field(default_factory=list)
     about: Mapping[str, Any] = field(default_factory=dict)
+    listed: str = field(default="", kw_only=True)
+    crosses: bool = field(default=False, kw_only=True)
 
-    def domain(self) -> Choices:
-        """Return the domain of the table's architectures."""
+    def domain(self) -> Choices | Listed:
+        """Return the domain of the table's architectures; of listed ones it has no others than the rows."""
         from nasframe.search.domain import Choices
 
+        if self.listed:
+            from nasframe_bench.listed import Listed
+
+            archs = [row["arch"] for row in self.rows]
+            has_features = bool(self.rows) and "features" in self.rows[0]
+            features = [row["features"] for row in self.rows] if has_features else None
+            return Listed(archs, features, self.crosses)
         return Choices(self.knobs, self.active)
 
     def head(self) -> dict[str, Any]:
         """Return all but the rows, JSON-plain."""
-        knobs = {knob: list(values) for knob, values in self.knobs.items()}
-        rules = {}
-        for knob, (parent, values) in self.active.items():
-            rules[knob] = [parent, list(values)]
+        domain: dict[str, Any] = {"listed": self.listed, "crossover": self.crosses}
+        if not self.listed:
+            domain = self._knobs()
         head: dict[str, Any] = {
             "format": FORMAT,
             "about": dict(self.about),
-            "domain": {"knobs": knobs, "active": rules},
+            "domain": domain,
             "metrics": list(self.metrics),
             "minimise": list(self.minimise),
         }
@@ -78,6 +92,13 @@ class ArchTable:
             head["percent"] = list(self.percent)
         head["costs"] = list(self.costs)
         return head
+
+    def _knobs(self) -> dict[str, Any]:
+        knobs = {knob: list(values) for knob, values in self.knobs.items()}
+        rules = {}
+        for knob, (parent, values) in self.active.items():
+            rules[knob] = [parent, list(values)]
+        return {"knobs": knobs, "active": rules}
 
 
 def refuse_unwritable_table(path: Path) -> None:
@@ -108,6 +129,11 @@ def write_table(table: ArchTable, path: Path) -> None:
     # The side file first: without it, the table would be read with an inferred domain.
     write_text(_side_file(path), json.dumps(table.head(), indent=1) + "\n")
     columns: dict[str, list[Any]] = {}
+    if table.listed:
+        for name in (ARCH, FEATURES):
+            columns[name] = [json.dumps(row[name]) for row in table.rows if name in row]
+            if not columns[name]:  # the domain has no features
+                del columns[name]
     for knob in table.knobs:
         columns[knob] = [_knob_cell(row["arch"], knob) for row in table.rows]
     for name in table.metrics:
@@ -222,7 +248,10 @@ def _from_records(path: Path, records: Sequence[Record], rename: Mapping[str, st
 
     side_file = _side_file(path)
     if side_file.is_file():
-        return _checked(path, _json(side_file), rows)
+        head = _json(side_file)
+        if isinstance(head.get("domain"), dict) and head["domain"].get("listed"):
+            rows = [_listed_row(row) for row in rows]
+        return _checked(path, head, rows)
     # Without a side file, all that is known is in the names of the columns and in the cells.
     knobs, metrics, costs = [], [], []
     for name in new_names.values():
@@ -251,6 +280,15 @@ def _row(record: Record, new_names: Mapping[str, str]) -> dict[str, Any]:
         else:
             arch[name] = _knob_value(cell)
     return {"arch": arch, "metrics": metrics, "costs": costs}
+
+
+def _listed_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of listed architectures, whose cells were taken for knobs."""
+    cells = row["arch"]
+    listed = {**row, ARCH: cells.get(ARCH)}
+    if FEATURES in cells:
+        listed[FEATURES] = cells[FEATURES]
+    return listed
 
 
 def _knob_cell(arch: Mapping[str, Any], knob: str) -> str | None:
@@ -291,20 +329,28 @@ def _inferred_domain(path: Path, knobs: Sequence[str], rows: Sequence[Mapping[st
     active = {}
     for knob in knobs:
         if knob not in always:  # an empty cell means that the knob has no effect in this row
-            active[knob] = _rule(path, knob, always, archs)
+            others = [other for other in knobs if other not in always and other != knob]
+            active[knob] = _rule(path, knob, [*always, *others], archs)
     return {"knobs": values, "active": active}
 
 
 def _rule(path: Path, knob: str, parents: Sequence[str], archs: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Find the first knob whose value determines whether another has an effect: ``[parent, values]``.
 
+    A parent may have no effect in some rows itself; what depends on it then has none, either.
+
     Raises:
         UsageError: there is none.
     """
+    rows_with = [arch for arch in archs if knob in arch]
     for parent in parents:
-        on = _distinct([arch[parent] for arch in archs if knob in arch])
-        off = _distinct([arch[parent] for arch in archs if knob not in arch])
-        if not any(value in off for value in on):
+        if not all(parent in arch for arch in rows_with):
+            continue
+        on = _distinct([arch[parent] for arch in rows_with])
+        off = _distinct([arch[parent] for arch in archs if knob not in arch and parent in arch])
+        # Two knobs that come and go together do not tell which of them depends on the other.
+        is_wider = len(rows_with) < sum(parent in arch for arch in archs)
+        if is_wider and not any(value in off for value in on):
             return [parent, on]
     raise UsageError(f"{path}: no knob tells where {knob!r} is empty. Expected {_side_file(path)} to say it.")
 
@@ -335,11 +381,16 @@ def _checked(path: Path, head: Mapping[str, Any], rows: Any) -> ArchTable:
     content = head.get("domain")
     if not isinstance(rows, list) or not isinstance(content, dict):
         raise UsageError(f"{path}: 'domain' or 'rows' is missing. Expected a table of architectures.")
+    listed = content.get("listed", "")
     rules = {}
     for knob, rule in content.get("active", {}).items():
         rules[knob] = (rule[0], rule[1])
+    if listed:
+        _check_listed(path, rows)
     table = ArchTable(
-        knobs=content["knobs"],
+        knobs={} if listed else content["knobs"],
+        listed=listed,
+        crosses=bool(content.get("crossover", False)),
         active=rules,
         metrics=list(head.get("metrics", ())),
         minimise=list(head.get("minimise", ())),
@@ -365,12 +416,37 @@ def _checked(path: Path, head: Mapping[str, Any], rows: Any) -> ArchTable:
     return table
 
 
+def _check_listed(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure that rows hold whole architectures, and as many features each.
+
+    Raises:
+        UsageError: a row does not; names it.
+    """
+    first = rows[0].get(FEATURES) if rows else None
+    for number, row in enumerate(rows, start=1):
+        arch = row.get(ARCH)
+        if not isinstance(arch, dict) or not arch:
+            raise UsageError(f"{path}: row {number}: 'arch' is {arch!r}. Expected a whole architecture, as a mapping.")
+        features: Any = row.get(FEATURES)
+        if features is None and first is None:
+            continue
+        is_alike = isinstance(features, list) and isinstance(first, list) and len(features) == len(first)
+        if not is_alike or not all(_is_number(value) for value in features):
+            raise UsageError(
+                f"{path}: row {number}: 'features' is {features!r}. Expected as many finite numbers as in row 1."
+            )
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)  # to Python, a bool is an int
+    return is_number and math.isfinite(value)
+
+
 def _numbers(path: Path, number: int, cells: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
     numbers = {}
     for name in names:
         value: Any = cells.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)  # to Python, a bool is an int
-        if not is_number or not math.isfinite(value):
+        if not _is_number(value):
             raise UsageError(f"{path}: row {number}: {name!r} is {value!r}. Expected a finite number.")
         numbers[name] = float(value)
     return numbers

@@ -51,7 +51,12 @@ class TableSpace:
             raise UsageError(f"{path}: no rows. Expected at least one.")
         if not self.table.metrics:
             raise UsageError(f"{path}: no metrics. Expected at least one.")
-        self.domain: Any = self.table.domain()
+        if self.table.listed and missing == "model":
+            raise UsageError(
+                f"{path}: lists whole architectures, which leaves none to predict. Expected missing: screen."
+            )
+        domain: Any = self.table.domain()
+        self.domain = domain
         archs = [row["arch"] for row in self.table.rows]
         # A search does little but look up rows, so the key must be cheap: repr costs much less than a digest.
         self.rows = {repr(row["arch"]): row for row in self.table.rows}
@@ -77,6 +82,8 @@ class TableSpace:
         row = self.rows.get(repr(arch))  # most architectures come in their canonical form
         if row is not None:
             return row
+        if self.table.listed and not self.domain.contains(arch):
+            return {"metrics": {}, "costs": dict.fromkeys(self.table.costs, np.nan)}
         canonical = self.domain.canonical(arch)
         row = self.rows.get(repr(canonical))
         if row is not None:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.errors import UnsatisfiableError, UsageError
+from nasframe.interfaces import CrossableDomain, EnumerableDomain, FeaturedDomain, KnobDomain, ends_of, size_of
 from nasframe.measures import formats_of
 from nasframe.plugin_errors import naming_plugins
 from nasframe.progress import Progress
 from nasframe.records import Arch, arch_id
+from nasframe.running.feasibility import is_counted
 from nasframe.running.reopen import Finished
 from nasframe.search.constraints import Bounds, Screen
+from nasframe.search.domain import drawn as drawn_archs
 from nasframe.search.restrict import restrict
 from nasframe.seeds import generator
 from nasframe_bench.table_file import ArchTable, read_table, refuse_unwritable_table, write_table
@@ -28,6 +31,9 @@ Draw = Literal["spread", "uniform"]
 SAVE_EVERY = 10.0  # seconds of evaluations that a kill may cost
 BAND = 0.02  # how near an architecture is to the cost that is aimed at, as a share of the range
 TRIES = 20  # draws in one gap before its band is widened
+CANDIDATES = 8  # random architectures of which the one nearest to a gap is taken, if counting takes long
+RANGE_DRAWS = 64  # draws that show the range of the costs, if the domain does not know its ends
+LAST_DRAWS = 2000  # draws before a domain that cannot be listed counts as drawn whole
 
 
 @naming_plugins()
@@ -55,7 +61,7 @@ def tabulate(
         progress: show bars; default on a terminal only.
 
     Raises:
-        UsageError: the run is not finished, its space has no knobs, or ``out`` holds another table.
+        UsageError: the run is not finished, no cost can be counted, or ``out`` holds another table.
     """
     directory = run if isinstance(run, str | Path) else run.directory
     source = Finished(directory, stage)
@@ -77,14 +83,22 @@ def tabulate(
         # A table that is continued draws from the beginning again, and passes over the rows that it has.
         scored = {arch_id(row["arch"]) for row in table.rows}
         with Progress(progress).bar("tabulate") as advance:
-            for number, arch in enumerate(drawn(source.region, costs, archs, draw, seed)):
+            slow = not all(is_counted(source.estimator(name), source.space, source.net) for name in table.costs)
+            for number, arch in enumerate(drawn(source.region, costs, archs, draw, seed, slow)):
                 advance(number, archs, "")
                 if arch_id(arch) in scored:
                     continue
                 metrics = source.evaluate(arch, examples).metrics
                 _name_metrics(table, metrics, source)  # only an evaluation says which metrics a task has
                 named = {name: metrics[name] for name in table.metrics}
-                table.rows.append({"arch": dict(arch), "metrics": named, "costs": dict(costs(arch))})
+                row: dict[str, Any] = {
+                    "arch": dict(arch),
+                    "metrics": named,
+                    "costs": _counted(costs, arch, table.costs),
+                }
+                if table.listed and isinstance(source.region, FeaturedDomain):
+                    row["features"] = [float(number) for number in source.region.features(arch)]
+                table.rows.append(row)
                 file.save_now_and_then(table)
         file.save(table)
     return table
@@ -138,18 +152,40 @@ class TableFile:
 def _empty(source: Finished, about: Mapping[str, Any]) -> ArchTable:
     """Return a table without rows, of the domain that was searched and all counted costs."""
     from nasframe import registry
-    from nasframe.running.feasibility import is_counted
+    from nasframe.running.feasibility import bounded_costs, is_estimated
 
     domain = source.region
-    if not hasattr(domain, "knobs"):
-        raise UsageError(f"{type(domain).__name__} has no knobs. Expected a space whose architectures are choices.")
     names = sorted({*registry.factories("estimator"), *source.plan.estimators})
+    # Costs that are no sum over choices are counted architecture by architecture: those that the search was about.
+    named = {"params", "macs", *bounded_costs(source.plan, source.stage)}
+    example = drawn_archs(domain, 1)[:1]
     costs = []
     for name in names:
         # Measured costs are left out: they depend on the machine, and take as long as an evaluation.
-        if is_counted(source.estimator(name), source.space, source.net):
+        estimator = source.estimator(name)
+        if is_counted(estimator, source.space, source.net) or (
+            name in named and is_estimated(estimator) and source.costs([name])(example[0])
+        ):
             costs.append(name)
-    return ArchTable(domain.knobs, domain.rules, costs=costs, about=about)
+    if isinstance(domain, KnobDomain):
+        return ArchTable(domain.knobs, getattr(domain, "rules", {}), costs=costs, about=about)
+    # Without knobs, architectures are listed whole, and samplers move between them by what they have in common.
+    whole = source.space.domain
+    name, crosses = type(whole).__name__, isinstance(whole, CrossableDomain)
+    return ArchTable({}, costs=costs, about=about, listed=name, crosses=crosses)
+
+
+def _counted(costs: Costs, arch: Arch, names: Sequence[str]) -> dict[str, float]:
+    """Return the costs of an architecture.
+
+    Raises:
+        UsageError: one of them cannot be counted for it, although it could be for others.
+    """
+    values = dict(costs(arch))
+    for name in names:
+        if name not in values:
+            raise UsageError(f"{name} cannot be counted for {dict(arch)}. Expected a cost that every architecture has.")
+    return values
 
 
 def _name_metrics(table: ArchTable, metrics: Mapping[str, float], source: Finished) -> None:
@@ -168,7 +204,7 @@ def _name_metrics(table: ArchTable, metrics: Mapping[str, float], source: Finish
 # ---- which architectures
 
 
-def drawn(region: Any, costs: Costs, count: int, draw: Draw, seed: int) -> Iterator[Arch]:
+def drawn(region: Any, costs: Costs, count: int, draw: Draw, seed: int, slow: bool = False) -> Iterator[Arch]:
     """Yield different architectures of a domain; a larger ``count`` begins with the same ones.
 
     Args:
@@ -177,21 +213,32 @@ def drawn(region: Any, costs: Costs, count: int, draw: Draw, seed: int) -> Itera
         count: how many; fewer if the domain has fewer.
         draw: ``spread`` begins with the smallest and the largest and goes on into the widest gaps between.
         seed: draws them.
+        slow: whether counting the costs of one architecture takes long, because they are no sums over choices.
     """
-    ends = [region.smallest(), region.largest()]
-    gaps = _Gaps(region, costs, ends)
+    ends = ends_of(region)
+    gaps = _Gaps(region, costs, ends or _extremes(region, seed))
     archs: dict[str, Arch] = {}
-    for number in range(min(count, region.size)):
+    for number in range(int(min(count, size_of(region)))):
         rng = generator(seed, "tabulate", draw, number)  # its own for each row, so that a larger count draws the same
         arch: Arch | None = None
         if draw == "spread" and number < len(ends):
             arch = ends[number]
         if arch is None or arch_id(arch) in archs:  # the smallest may also be the largest
-            arch = gaps.new_arch(archs, rng, number - 1, anywhere=draw == "uniform")
+            position = number - len(ends) + 1
+            if slow and draw == "spread":
+                arch = gaps.nearest(archs, rng, position)
+            else:
+                arch = gaps.new_arch(archs, rng, position, anywhere=draw == "uniform")
         if arch is None:
             return
         archs[arch_id(arch)] = arch
         yield arch
+
+
+def _extremes(region: Any, seed: int) -> list[Arch]:
+    """Return random architectures, whose costs show the range of a domain without ends."""
+    rng = generator(seed, "tabulate", "range")
+    return [region.sample(rng) for _ in range(RANGE_DRAWS)]
 
 
 class _Gaps:
@@ -200,15 +247,23 @@ class _Gaps:
     Args:
         region: the domain.
         costs: architecture → counted costs.
-        ends: the smallest and the largest architecture.
+        ends: architectures that show how much the cheapest and the dearest cost.
+
+    Raises:
+        UsageError: no cost can be counted.
     """
 
     def __init__(self, region: Any, costs: Costs, ends: Sequence[Arch]) -> None:
         self.region = region
         self.costs = costs
         names = list(costs(ends[0]))
+        if not names:
+            raise UsageError(
+                "no cost of this space can be counted. Expected one, as 'params', to spread architectures."
+            )
         self.name = "macs" if "macs" in names else names[0]
-        self.low, self.high = sorted(costs(arch)[self.name] for arch in ends)
+        values = [costs(arch)[self.name] for arch in ends]
+        self.low, self.high = min(values), max(values)
 
     def new_arch(
         self, archs: Mapping[str, Arch], rng: np.random.Generator, position: int, anywhere: bool
@@ -236,10 +291,33 @@ class _Gaps:
             except UnsatisfiableError:  # no architecture costs that: the band is too narrow
                 pass
             if band > 2 * width:  # nearly all are drawn already: look at every one
-                return self._first_new(archs)
-            band *= 2
+                return self._first_new(archs, rng)
+            band = 2 * band or 1.0  # all may cost the same
 
-    def _first_new(self, archs: Mapping[str, Arch]) -> Arch | None:
+    def nearest(self, archs: Mapping[str, Arch], rng: np.random.Generator, position: int) -> Arch | None:
+        """Return, of a few new random architectures, the one with the cost nearest to a gap's; ``None`` if none is new.
+
+        It counts few costs. The gaps are filled less evenly than by :meth:`new_arch`, which counts hundreds.
+        """
+        target = self.low + (self.high - self.low) * _place(position)
+        candidates: dict[str, Arch] = {}
+        for _ in range(TRIES):
+            arch = self.region.sample(rng)
+            if arch_id(arch) not in archs:
+                candidates[arch_id(arch)] = arch
+            if len(candidates) == CANDIDATES:
+                break
+        if not candidates:
+            return self._first_new(archs, rng)
+        return min(candidates.values(), key=lambda arch: abs(self.costs(arch)[self.name] - target))
+
+    def _first_new(self, archs: Mapping[str, Arch], rng: np.random.Generator) -> Arch | None:
+        if not isinstance(self.region, EnumerableDomain):
+            for _ in range(LAST_DRAWS):
+                arch = self.region.sample(rng)
+                if arch_id(arch) not in archs:
+                    return dict(arch)
+            return None
         for arch in self.region.enumerate():
             if arch_id(arch) not in archs:
                 return dict(arch)

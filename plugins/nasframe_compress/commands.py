@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from nasframe_compress.prepare import Prepared
+    from nasframe.progress import Progress
+    from nasframe_compress.prepare import Prepared, Settings
     from nasframe_compress.recommend import BudgetResult
     from nasframe_compress.request import Request
     from nasframe_compress.table import Ambiguous
+    from nasframe_compress.timing import Fit, MethodTime
 
 Model = Annotated[str | None, typer.Argument(help="A directory, an id of the Hugging Face hub, or a registered model.")]
 Data = Annotated[
@@ -24,9 +25,16 @@ Data = Annotated[
 ]
 Dev = Annotated[str | None, typer.Option(help="The table to report on; default: a fifth of the data is set aside.")]
 Text = Annotated[list[str] | None, typer.Option(help="The column of the texts; twice for pairs. Default: guessed.")]
-Label = Annotated[str | None, typer.Option(help="The column of the labels. Default: guessed.")]
+Label = Annotated[
+    str | None,
+    typer.Option(help="The column of the labels, or columns of 1 and 0 with commas between them. Default: guessed."),
+]
+Separator = Annotated[
+    str | None, typer.Option(help="What stands between several labels of one column. Default: guessed.")
+]
 Task = Annotated[
-    str, typer.Option(help="classification, regression, or one of GLUE's tasks; auto decides by the labels.")
+    str,
+    typer.Option(help="classification, regression, multi_label, or one of GLUE's tasks; auto decides by the labels."),
 ]
 Budgets = Annotated[
     list[str] | None,
@@ -49,6 +57,7 @@ NewHead = Annotated[bool, typer.Option("--new-head", help="Draw a new head, even
 MaxLength = Annotated[
     int | None, typer.Option(min=1, max=10**6, help="Tokens after which texts are cut; default: 128.")
 ]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="A new folder for everything; default: compressed/DATA.")]
 
 
@@ -59,6 +68,7 @@ def init(
     dev: Dev = None,
     text: Text = None,
     label: Label = None,
+    separator: Separator = None,
     task: Task = "auto",
     budget: Budgets = None,
     methods: Methods = "yoco_bert",
@@ -69,17 +79,19 @@ def init(
     labels: Labels = None,
     new_head: NewHead = False,
     max_length: MaxLength = None,
+    no_progress: NoProgress = False,
 ) -> None:
     """Write the recipe or the study that 'nasframe compress' with the same arguments would run."""
     from nasframe.cli.run import quiet
+    from nasframe_compress.prepare import Settings
 
     quiet()
     request = _request(
-        model, data, dev, text, label, task, budget, methods, minutes, seeds, metric, positive, labels, new_head,
-        max_length,
+        model, data, dev, text, label, separator, task, budget, methods, minutes, seeds, metric, positive, labels,
+        new_head, max_length,
     )  # fmt: skip
-    prepared = _prepared(request, out, time.monotonic(), will_run=False)
-    path = _written(prepared)
+    prepared = _prepared(request, out, time.monotonic(), will_run=False, no_progress=no_progress)
+    path = _written(prepared, Settings(), no_progress)
     command = "ablate" if prepared.is_study else "run"
     print(f"written: {path}\nedit it, then: nasframe {command} {path}")
 
@@ -91,6 +103,7 @@ def compress(
     dev: Dev = None,
     text: Text = None,
     label: Label = None,
+    separator: Separator = None,
     task: Task = "auto",
     budget: Budgets = None,
     methods: Methods = "yoco_bert",
@@ -113,17 +126,18 @@ def compress(
     device: Annotated[
         str | None, typer.Option(envvar="NASFRAME_DEVICE", help="cpu, cuda or mps; default: a GPU if there is one.")
     ] = None,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
+    no_progress: NoProgress = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the recommendations as JSON.")] = False,
 ) -> None:
     """Compress a model for a task: look at both, run one method or compare several, and say which network to ship."""
     from nasframe.cli.run import quiet
     from nasframe.errors import UsageError
     from nasframe.processes import choose_device
-    from nasframe_compress.prepare import is_study
+    from nasframe_compress.prepare import Settings, is_study
 
     began = time.monotonic()
-    choose_device(device)
+    if resume is None:
+        choose_device(device)
     quiet()
     if resume is not None:
         if model or data or out or budget or dry_run:
@@ -131,19 +145,20 @@ def compress(
                 "--resume goes on with a compression as it is. Expected no other arguments with it than --jobs, "
                 "--cache, --device, --no-progress and --json."
             )
-        _finish(resume, cache, jobs, no_progress, json_)
+        _finish(resume, Settings(_plain_path(cache), jobs, device), no_progress, json_)
         return
     request = _request(
-        model, data, dev, text, label, task, budget, methods, minutes, seeds, metric, positive, labels, new_head,
-        max_length,
+        model, data, dev, text, label, separator, task, budget, methods, minutes, seeds, metric, positive, labels,
+        new_head, max_length,
     )  # fmt: skip
     if jobs is not None and not is_study(request):
         raise UsageError("--jobs: one method with one seed is one process. Expected it with several of either.")
     if dry_run:
-        _show_preview(_prepared(request, out, began, will_run=False))
+        _show_preview(_prepared(request, out, began, will_run=False, no_progress=no_progress))
         return
-    folder = _begun(request, out, began)
-    _finish(folder, cache, jobs, no_progress, json_)
+    settings = Settings(_plain_path(cache), jobs, device)
+    _begin(request, out, began, settings, no_progress)
+    _finish(_folder(request, out), settings, no_progress, json_)
 
 
 # ---- arguments
@@ -155,6 +170,7 @@ def _request(
     dev: str | None,
     text: Sequence[str] | None,
     label: str | None,
+    separator: str | None,
     task: str,
     budget: Sequence[str] | None,
     methods: str,
@@ -186,6 +202,7 @@ def _request(
         dev=dev,
         text=tuple(text or ()),
         label=label,
+        separator=separator,
         task=task,
         metric=metric,
         positive=positive,
@@ -232,7 +249,7 @@ def _asker() -> Any:
     return ask
 
 
-def _prepared(request: Request, out: Path | None, began: float, will_run: bool) -> Prepared:
+def _prepared(request: Request, out: Path | None, began: float, will_run: bool, no_progress: bool) -> Prepared:
     """Look at model and data, show what they are, and fit the trainings to the time.
 
     Args:
@@ -240,63 +257,142 @@ def _prepared(request: Request, out: Path | None, began: float, will_run: bool) 
         out: the folder for everything; ``None`` is the default one.
         began: when the command began, by ``time.monotonic``.
         will_run: whether the recipe is run now.
+        no_progress: show no bars.
     """
     from rich.console import Console
 
+    from nasframe.progress import Progress
     from nasframe_compress.look import described
     from nasframe_compress.prepare import prepare, refuse_used
 
-    default = Path("compressed") / (Path(request.data).stem or "data")
-    folder = out or default
+    folder = _folder(request, out)
     refuse_used(folder)
-    prepared = prepare(request, folder, _asker())
+    progress = Progress(False if no_progress else None)
+    prepared = prepare(request, folder, _asker(), progress)
     console = Console(stderr=True)
     for line in described(prepared.look, console.width, with_notices=prepared.is_study or not will_run):
         console.print(line, markup=False, highlight=False, soft_wrap=False)
     if request.minutes is None:
         return prepared
-    return _fitted(prepared, request.minutes * 60, began, console)
+    return _fitted(prepared, request.minutes * 60, began, console, progress)
 
 
-def _begun(request: Request, out: Path | None, began: float) -> Path:
-    """Write the files to run and return their folder; what was loaded for them is freed, because the run loads it."""
-    return _written(_prepared(request, out, began, will_run=True)).parent
+def _folder(request: Request, out: Path | None) -> Path:
+    """Return the folder for everything."""
+    return out or Path("compressed") / (Path(request.data).stem or "data")
 
 
-def _fitted(prepared: Prepared, seconds: float, began: float, console: Any) -> Prepared:
-    """Rehearse the methods, and let them train as long as the time allows."""
-    from nasframe.report.tables import duration
-    from nasframe_compress.timing import fit_lengths, rehearse, total_seconds
+def _plain_path(path: Path | None) -> str | None:
+    """Return a path that means the same in any folder, as text."""
+    return None if path is None else str(path.expanduser().absolute())
+
+
+def _begin(request: Request, out: Path | None, began: float, settings: Settings, no_progress: bool) -> None:
+    """Write the files to run; what was loaded for them is freed, because the run loads it."""
+    from nasframe_compress.prepare import RECORD, resume_command
+
+    folder = _folder(request, out)
+    is_ours = not folder.exists()
+    try:
+        prepared = _prepared(request, out, began, will_run=True, no_progress=no_progress)
+        _written(prepared, settings, no_progress)
+    except KeyboardInterrupt:
+        advice = "Nothing was begun: the same command begins again."
+        if is_ours and (folder / RECORD).is_file():
+            advice = f"Go on with: {resume_command(folder)}"
+        print(f"nasframe: interrupted. {advice}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _fitted(prepared: Prepared, seconds: float, began: float, console: Any, progress: Progress) -> Prepared:
+    """Rehearse the methods, and let them train, and be measured, as long as the time allows."""
+    from nasframe_compress.prepare import fitted
+    from nasframe_compress.rehearsal import rehearse_all
+    from nasframe_compress.timing import Surroundings, fit, sizes_of
+
+    def clock() -> float:
+        return time.monotonic() - began
 
     times = []
+    estimated = []
+    rehearsal_began = time.monotonic()
+    computed = time.process_time()
+    rehearsals = rehearse_all(prepared, seconds, clock)
     for method in prepared.methods:
-        with console.status(f"rehearsing {method.name}"):
-            times.append(rehearse(prepared, method))
-    seeds = len(prepared.request.seeds)
-    networks = len(prepared.request.budgets)
-    spent = time.monotonic() - began
-    lengths = fit_lengths(times, prepared.lengths, seconds, seeds, networks, spent)
-    needed = total_seconds(times, lengths, seeds, networks)
+        with progress.bar(f"rehearsing {method.name}"):
+            time_of, is_rehearsed = next(rehearsals)
+        times.append(time_of)
+        if not is_rehearsed:
+            estimated.append(method.name)
+    # Other programs on the machine slow down whatever is not rehearsed as well.
+    waited = time.monotonic() - rehearsal_began
+    slowdown = max(1.0, waited / max(time.process_time() - computed, 1e-9))
+    around = Surroundings(
+        seeds=len(prepared.request.seeds),
+        networks=len(prepared.request.budgets),
+        start=prepared.look.load_seconds,
+        once=prepared.look.import_seconds if prepared.is_study else 0.0,
+        slowdown=slowdown,
+    )
+    spent = clock()
+    found = fit(times, prepared.lengths, seconds, around, sizes_of(prepared), spent)
+    changed = fitted(prepared, found.lengths, found.effort)
+    for line in fit_lines(times, found, changed, spent, estimated):
+        console.print(line, markup=False, highlight=False)
+    return changed
+
+
+def fit_lines(
+    times: Sequence[MethodTime], found: Fit, changed: Prepared, spent: float, estimated: Sequence[str]
+) -> list[str]:
+    """Say what was fitted to the time.
+
+    Args:
+        times: of each method.
+        found: what fits.
+        changed: the request with it.
+        spent: seconds that have passed.
+        estimated: the methods that there was no time to rehearse.
+    """
+    from nasframe.report.tables import duration
+    from nasframe_compress.compose import FULL
+
     parts = []
     for time_of in times:
-        epochs = sum(training.epochs for training in time_of.trainings) * lengths[time_of.method].method
+        epochs = sum(training.epochs for training in time_of.trainings) * found.lengths[time_of.method].method
         parts.append(f"{time_of.method} {epochs:.3g} epochs")
-    console.print(
-        f"time   {duration(spent)} so far; the rest is planned for {duration(needed)}: {', '.join(parts)}.",
-        markup=False, highlight=False,
-    )  # fmt: skip
-    return replace(prepared, lengths=lengths)
+    lines = [f"time   {duration(spent)} so far; the rest is planned for {duration(found.seconds)}: {', '.join(parts)}."]
+    if estimated:
+        lines.append(f"       There was no time to rehearse {', '.join(estimated)}: worked out from {times[0].method}.")
+    if found.effort == FULL:
+        return lines
+    cuts = []
+    task = changed.setup.task
+    if found.effort.select < 1:
+        cuts.append(f"choices are made on {task['select']} examples")
+    if found.effort.dev < 1:
+        cuts.append(f"reports on {task['dev_share']}")
+    trials = [time_of.evaluations.trials for time_of in times]
+    if any(found.effort.trials_of(count) < count for count in trials):
+        fewer = ", ".join(str(found.effort.trials_of(count)) for count in trials if count)
+        cuts.append(f"searches evaluate {fewer} networks")
+    if found.effort.probes < 1:
+        cuts.append(f"importance is measured on {found.effort.probes:.0%} of the batches")
+    lines.append(f"       For want of time, {'; '.join(cuts)}.")
+    return lines
 
 
-def _written(prepared: Prepared) -> Path:
+def _written(prepared: Prepared, settings: Settings, no_progress: bool) -> Path:
     """Write the recipe or the study, and say where and how long it will take."""
+    from nasframe.progress import Progress
     from nasframe.report.tables import duration
     from nasframe_compress.prepare import write
     from nasframe_compress.timing import estimated_seconds
 
-    path = write(prepared)
+    path = write(prepared, settings)
     if prepared.request.minutes is None:
-        seconds = estimated_seconds(prepared, path)
+        with Progress(False if no_progress else None).bar("timing a few steps"):
+            seconds = estimated_seconds(prepared, path)
         print(f"time   about {duration(seconds)} on this machine, by a few timed steps", file=sys.stderr)
     print(f"place  {prepared.folder}", file=sys.stderr)
     return path
@@ -324,55 +420,83 @@ def _show_preview(prepared: Prepared) -> None:
 # ---- the end
 
 
-def _finish(folder: Path, cache: Path | None, jobs: int | None, no_progress: bool, as_json: bool) -> None:
-    """Run what is not done, and show the recommendations."""
+def _finish(folder: Path, settings: Settings, no_progress: bool, as_json: bool) -> None:
+    """Run what is not done, and show the recommendations.
+
+    Args:
+        folder: of the compression.
+        settings: how to run it; what they leave open is as it was begun.
+        no_progress: show no bars.
+        as_json: print JSON.
+    """
     import json
 
-    from nasframe_compress.work import go_on, read_record
+    from nasframe.processes import choose_device
+    from nasframe_compress.prepare import resume_command
+    from nasframe_compress.work import RUN, RUNS, advise, go_on, read_record
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     record = read_record(folder)
+    choose_device(settings.device or record.settings.device)
+    cache = settings.cache or record.settings.cache
     try:
-        results = go_on(record, cache=cache, jobs=jobs, progress=False if no_progress else None, say=say)
+        results = go_on(
+            record,
+            cache=None if cache is None else Path(cache),
+            jobs=settings.jobs or record.settings.jobs,
+            progress=False if no_progress else None,
+            say=say,
+        )
     except KeyboardInterrupt:
-        print(f"nasframe: interrupted. Go on with: nasframe compress --resume {folder}", file=sys.stderr)
+        print(f"nasframe: interrupted. Go on with: {resume_command(folder)}", file=sys.stderr)
         raise typer.Exit(130) from None
     except Exception as error:
-        error.add_note(f"To go on: nasframe compress --resume {folder}")
+        advise(record, error)
         raise
     if as_json:
         print(json.dumps([result.plain() for result in results], indent=1))
     else:
-        _show(folder, results)
+        _show(folder, folder / (RUNS if record.is_study else RUN), results)
     runs = len(record.targets) * len(record.request.seeds)
     if not all(result.ship is not None and result.networks == runs for result in results):
         raise typer.Exit(1)
 
 
-def _show(folder: Path, results: Sequence[BudgetResult]) -> None:
-    """Print the table of all networks, then which to ship and how the first is loaded."""
+def _show(folder: Path, runs: Path, results: Sequence[BudgetResult]) -> None:
+    """Print the table of all networks, then which to ship, how the first is loaded, and how others are written.
+
+    Args:
+        folder: of the compression.
+        runs: its run or study.
+        results: of each budget.
+    """
     from rich.console import Console
 
-    from nasframe.report.read import read_run
-    from nasframe_compress.show import sentences, table
+    from nasframe.errors import in_shell
+    from nasframe_compress.recommend import note_on
+    from nasframe_compress.show import table
     from nasframe_compress.work import model_folder
     from nasframe_deploy.ship import snippet_of
 
     console = Console()
-    methods = [method for result in results for method in result.results]
-    if not methods:
+    if not any(result.results for result in results):
         console.print("No run is finished, so there is nothing to recommend.")
         return
-    report = read_run(methods[0].best.place.directory)
     for result in results:
-        console.print(table(result, report))
+        if result.report is not None:
+            console.print(table(result, result.report, console.width))
     for result in results:
-        for line in sentences(result, report):
+        for line in result.sentences():
             console.print(line, markup=False, highlight=False)
+    note = note_on(results)
+    if note is not None:
+        console.print(note, markup=False, highlight=False)
     places = [model_folder(folder, result.ship.best.model) for result in results if result.ship is not None]
     for place in places:
         print(f"written: {place}")
     if places:
         print(f"\n{snippet_of(places[0])}")
+    # On the error stream, as of studies: the networks that are recommended are written already, this is for others.
+    print(f"export  nasframe export {in_shell(runs)} MODEL  (any other network)", file=sys.stderr)

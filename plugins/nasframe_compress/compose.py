@@ -18,6 +18,9 @@ from nasframe_compress.request import Budget, budget_text
 from nasframe_compress.sizes import Share
 
 BATCH_SIZE = TrainOptions().batch_size
+SEARCH_TRIALS = 100
+SEARCH_FINALISTS = 10
+"""What a search does if its recipe does not say how many networks it evaluates, and how many it compares at the end."""
 LEAST_STEPS = 40
 """Every training has at least this many steps."""
 WIDE = 768
@@ -81,6 +84,86 @@ class Lengths:
     method: float = 1.0
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured, as shares of what recipes and data say.
+
+    Args:
+        select: of the examples of ``select``.
+        dev: of those of ``dev``.
+        trials: of the networks that a search evaluates.
+        probes: of the batches on which importance is measured.
+    """
+
+    select: float = 1.0
+    dev: float = 1.0
+    trials: float = 1.0
+    probes: float = 1.0
+
+    def trials_of(self, trials: int) -> int:
+        """Return how many networks a search evaluates, of as many that its recipe says.
+
+        >>> Effort(trials=0.3).trials_of(24), Effort(trials=0.01).trials_of(24), Effort(trials=0.5).trials_of(1)
+        (7, 2, 1)
+        """
+        return min(trials, max(LEAST_TRIALS, round(self.trials * trials)))
+
+    def batches_of(self, batches: int) -> int:
+        """Return on how many batches importance is measured, of as many that the recipe says.
+
+        >>> Effort(probes=0.25).batches_of(32), Effort(probes=0.1).batches_of(2)
+        (8, 1)
+        """
+        return min(batches, max(1, round(self.probes * batches)))
+
+
+FULL = Effort()
+"""Everything is measured as recipes and data say."""
+LEAST_TRIALS = 2
+"""A search evaluates at least as many networks, if its recipe says as many."""
+
+
+@dataclass(frozen=True)
+class ProbeUse:
+    """A plugin of a stage that measures the importance of heads and neurons on training batches.
+
+    Args:
+        use: as the stage writes it; may be changed in place.
+        batches: how many batches.
+        batch_size: examples in each.
+    """
+
+    use: dict[str, Any]
+    batches: int
+    batch_size: int
+
+
+PROBES: Mapping[str, int] = {"rewire": 32, "importance_prior": 8}
+"""Plugins that measure importance, with the batches that they measure it on by default."""
+PROBE_BATCH_SIZE = 32
+
+
+def probe_uses(stage: Mapping[str, Any]) -> list[ProbeUse]:
+    """Return what in a stage measures importance on data.
+
+    >>> probe_uses({"transform": {"use": "rewire", "score": "taylor"}})[0].batches
+    32
+    >>> probe_uses({"transform": {"use": "rewire", "score": "magnitude"}})
+    []
+    """
+    verb, options = next(iter(stage.items()))
+    uses = [options] if verb == "transform" else (options or {}).get("modifiers") or []
+    found = []
+    for use in uses:
+        if not isinstance(use, dict) or use.get("use") not in PROBES:
+            continue
+        score = use.get("score", "magnitude" if verb == "transform" else "taylor")
+        if score != "magnitude":
+            batches = use.get("batches", PROBES[use["use"]])
+            found.append(ProbeUse(use, batches, use.get("batch_size", PROBE_BATCH_SIZE)))
+    return found
+
+
 def model_names(budgets: Sequence[Budget]) -> list[str]:
     """Return the name of the network of each budget, as searches name their winners.
 
@@ -106,7 +189,9 @@ def recipe_budgets(budgets: Sequence[Budget]) -> Any:
     return by_cost
 
 
-def compose(setup: Setup, method: Method, targets: Sequence[Target], lengths: Lengths) -> dict[str, Any]:
+def compose(
+    setup: Setup, method: Method, targets: Sequence[Target], lengths: Lengths, effort: Effort = FULL
+) -> dict[str, Any]:
     """Return a method's recipe for a request, as a recipe's file would write it.
 
     Args:
@@ -114,6 +199,7 @@ def compose(setup: Setup, method: Method, targets: Sequence[Target], lengths: Le
         method: the method.
         targets: the budgets.
         lengths: how long to train.
+        effort: how much to measure.
     """
     budgets = [target.budget for target in targets]
     recipe: dict[str, Any] = {
@@ -130,7 +216,8 @@ def compose(setup: Setup, method: Method, targets: Sequence[Target], lengths: Le
     if method.has_bands:
         recipe["sampler"] = {"bands": _bands(targets)}
         recipe["space"] = {"smallest": f"{_smallest(targets):g}%"}
-    recipe["stages"] = [_adapted(stage, setup, lengths) for stage in _stages(method, targets)]
+    stages = [_adapted(stage, setup, lengths) for stage in _stages(method, targets)]
+    recipe["stages"] = [_measuring(stage, effort) for stage in stages]
     return recipe
 
 
@@ -175,8 +262,11 @@ def _stages(method: Method, targets: Sequence[Target]) -> list[dict[str, Any]]:
     elif not method.has_budgets:
         stages = list(_formatted(stages, targets))
     position = next(number for number, stage in enumerate(stages) if "evaluate" in stage)
-    choose = {"evaluate": {"name": "choose", "split": "select", "costs": []}}
-    return [*stages[:position], choose, *stages[position:]]
+    choose: dict[str, Any] = {"name": "choose", "split": "select", "costs": []}
+    measured = (stages[position]["evaluate"] or {}).get("models")
+    if measured is not None:  # a method may save networks that are no candidates
+        choose["models"] = measured
+    return [*stages[:position], {"evaluate": choose}, *stages[position:]]
 
 
 def _repeated(stages: Sequence[dict[str, Any]], repeat: Repeat, targets: Sequence[Target]) -> Iterator[dict[str, Any]]:
@@ -270,6 +360,21 @@ def _adapted(stage: dict[str, Any], setup: Setup, lengths: Lengths) -> dict[str,
         if epochs != adapted["epochs"]:
             adapted["epochs"] = float(f"{epochs:.3g}")
     return {verb: adapted}
+
+
+def _measuring(stage: dict[str, Any], effort: Effort) -> dict[str, Any]:
+    """Return a stage that evaluates fewer networks and measures importance on fewer batches, if it does either."""
+    if effort == FULL:
+        return stage
+    verb, options = next(iter(copy.deepcopy(stage).items()))
+    if verb == "search":
+        trials = effort.trials_of(options.get("trials", SEARCH_TRIALS))
+        options["trials"] = trials
+        if options.get("finalists", SEARCH_FINALISTS) > trials:
+            options["finalists"] = trials
+    for probe in probe_uses({verb: options}):
+        probe.use["batches"] = effort.batches_of(probe.batches)
+    return {verb: options}
 
 
 # ---- the file

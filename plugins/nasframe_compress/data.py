@@ -16,7 +16,7 @@ from nasframe_compress.table import PEEK, READERS, Ambiguous, Columns, choose_co
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = ("auto", "classification", "regression")
+KINDS = ("auto", "classification", "regression", "multi_label")
 DEV_NAMES = ("dev", "validation", "valid", "val", "test")
 """What the file, or the split, to report on may be called, the best first."""
 SELECT_ROWS = 2000
@@ -136,7 +136,12 @@ def _glue_task(request: Request, path: Path) -> Data | None:
         name = path.name.casefold().replace("-", "")  # its folders are called like its tasks: SST-2, CoLA
     if name not in _glue_names():
         return None
-    for option, value in (("--text", request.text), ("--label", request.label), ("--dev", request.dev)):
+    for option, value in (
+        ("--text", request.text),
+        ("--label", request.label),
+        ("--separator", request.separator),
+        ("--dev", request.dev),
+    ):
         if value:
             raise UsageError(f"{option}: GLUE's task {name!r} knows its files and columns. Expected none.")
     task: dict[str, Any] = {"use": "glue", "name": name, "path": str(path.absolute())}
@@ -212,10 +217,11 @@ def _with_class_names(table: Any) -> pd.DataFrame:
 
 def _columns(frame: pd.DataFrame, place: str, request: Request, ask: Ask | None) -> Columns:
     """Choose the columns; ask for those that are not obvious, one after the other."""
-    text, label = request.text, request.label
+    text = request.text
+    label = _label_columns(frame, request.label)
     while True:
         try:
-            return choose_columns(frame, place, text, label, request.task)
+            return choose_columns(frame, place, text, label, request.task, request.separator)
         except Ambiguous as error:
             if ask is None:
                 raise
@@ -223,7 +229,16 @@ def _columns(frame: pd.DataFrame, place: str, request: Request, ask: Ask | None)
             if error.option == "--text":
                 text = chosen
             else:
-                label = chosen[0]
+                label = chosen
+
+
+def _label_columns(frame: pd.DataFrame, label: str | None) -> tuple[str, ...]:
+    """Return the columns that ``--label`` names: one, or several with commas between them."""
+    if label is None:
+        return ()
+    if label in frame.columns:  # whose own name may have a comma
+        return (label,)
+    return tuple(name.strip() for name in label.split(",") if name.strip()) or (label,)
 
 
 def _large(said: list[str], sets_dev_aside: bool) -> dict[str, Any]:
@@ -242,9 +257,14 @@ def _large(said: list[str], sets_dev_aside: bool) -> dict[str, Any]:
 def _text_task(request: Request, files: dict[str, Any], columns: Columns) -> dict[str, Any]:
     """Return the use of ``text_classification`` for some columns."""
     text: str | list[str] = list(columns.text) if len(columns.text) > 1 else columns.text[0]
-    task: dict[str, Any] = {"use": "text_classification", **files, "text": text, "label": columns.label}
+    label: str | list[str] = list(columns.label) if len(columns.label) > 1 else columns.label[0]
+    task: dict[str, Any] = {"use": "text_classification", **files, "text": text, "label": label}
     if columns.kind == "regression":
         task["regression"] = True
+    if columns.kind == "multi_label" and len(columns.label) == 1:
+        task["multi_label"] = True
+        if request.separator is not None:
+            task["separator"] = request.separator
     for option in ("metric", "positive", "max_length"):
         value = getattr(request, option)
         if value is not None:

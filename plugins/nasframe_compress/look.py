@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry
 from nasframe.errors import UsageError
 from nasframe.heads import ASK, match
+from nasframe.labels import are_independent
 from nasframe.measures import formats_of
 from nasframe.recipe.resolve import check_recipe
 from nasframe.report.data_table import data_text
@@ -22,6 +24,7 @@ from nasframe_compress.sizes import FORMATS
 
 if TYPE_CHECKING:
     from nasframe.plan import Plan
+    from nasframe.records import Evaluation
 
 GLANCE = 256
 """How many examples a head is tried on, to see that it was trained for these labels."""
@@ -42,6 +45,8 @@ class Look:
         head: a sentence on its head.
         metric: the primary metric, if it is not the task's own choice.
         said: what was chosen, a sentence each.
+        load_seconds: what loading model and data took.
+        import_seconds: what importing the libraries took before.
     """
 
     inputs: RunInputs
@@ -52,6 +57,8 @@ class Look:
     head: str
     metric: str | None
     said: tuple[str, ...]
+    load_seconds: float = 0.0
+    import_seconds: float = 0.0
 
 
 def model_use(request: Request) -> dict[str, Any]:
@@ -85,6 +92,10 @@ def look(request: Request, data: Data) -> Look:
         RecipeError: model and task do not fit together.
         UsageError: a file of either is not as expected; the message names it, and the row.
     """
+    began = time.monotonic()
+    import_libraries()
+    import_seconds = time.monotonic() - began
+    began = time.monotonic()
     model = model_use(request)
     inputs = RunInputs(_plan(model, data.task, "compound", request))
     try:
@@ -95,6 +106,7 @@ def look(request: Request, data: Data) -> Look:
             raise
         expected = "Expected --labels with the classes in the order of the head's outputs, or --new-head."
         raise UsageError(str(error).replace(ASK, expected)) from None
+    load_seconds = time.monotonic() - began
     net: Any = inputs.work.net
     config = net.config
     space: Any = inputs.work.space
@@ -110,7 +122,24 @@ def look(request: Request, data: Data) -> Look:
     said = [*data.said]
     if why:
         said.append(why)
-    return Look(inputs, model, str(config.model_type), sizes, is_teacher, head, metric, tuple(said))
+    return Look(
+        inputs,
+        model,
+        str(config.model_type),
+        sizes,
+        is_teacher,
+        head,
+        metric,
+        tuple(said),
+        load_seconds,
+        import_seconds,
+    )
+
+
+def import_libraries() -> None:
+    """Import what loading a model needs, so that it can be timed apart: a process does it once, for all its runs."""
+    import torch  # noqa: F401
+    import transformers.modeling_utils  # noqa: F401
 
 
 def format_inputs(look: Look, data: Data, request: Request) -> RunInputs:
@@ -156,7 +185,9 @@ def _head(inputs: RunInputs) -> tuple[bool, str]:
         fits = head.kind == "regression"
     else:
         # The task has judged a head whose outputs are only numbered, and has taken over its order.
-        fits = head.kind == "classes" and match(head, task.labels, published=True).kept
+        # A head of classes was trained to choose one, a head of several labels to answer each.
+        kind = "multi_label" if are_independent(task.labels) else "classes"
+        fits = head.kind == kind and match(head, task.labels, published=True).kept
     if not fits:
         return False, "its head is not for these labels, so a teacher is trained first"
     glance = _glance(inputs)
@@ -191,14 +222,32 @@ def _glance(inputs: RunInputs) -> _Glance:
     for name in ("mcc", "pearson", "spearman"):
         if name in result.metrics:
             return _Glance(name, result.metrics[name], LEAST_CORRELATION, len(labels))
+    if are_independent(inputs.task.labels):
+        return _Glance("micro_f1", result.metrics["micro_f1"], _chance_of_sets(result), len(labels))
     largest = max(labels.count(label) for label in set(labels)) / len(labels)
     return _Glance("accuracy", result.metrics["accuracy"], largest, len(labels))
+
+
+def _chance_of_sets(result: Evaluation) -> float:
+    """Return what a trained head exceeds: a little more than the micro F1 of the same guesses on other examples."""
+    labels = [set(outputs) for outputs in result.predictions["label"]]
+    guesses = [set(outputs) for outputs in result.predictions["prediction"]]
+    holding = sum(map(len, labels)) + sum(map(len, guesses))
+    if not holding:
+        return 0.0
+    found = 0.0
+    for output in set().union(*labels):
+        share = sum(output in guess for guess in guesses) / len(guesses)
+        found += share * sum(output in label for label in labels)
+    chance = 2 * found / holding
+    return chance + LEAST_CORRELATION * (1 - chance)
 
 
 def _metric(request: Request, inputs: RunInputs) -> tuple[str | None, str]:
     """Choose the primary metric: accuracy says little if nearly all examples are of one class."""
     counts = _class_counts(inputs)
-    if request.metric is not None or not counts or "macro_f1" not in formats_of(inputs.task):
+    has_sets = are_independent(inputs.task.labels)  # their counts are not shares of the examples
+    if request.metric is not None or not counts or has_sets or "macro_f1" not in formats_of(inputs.task):
         return request.metric, ""
     largest = max(counts) / sum(counts)
     if largest < LARGE:

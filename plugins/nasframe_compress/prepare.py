@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nasframe.errors import UsageError
+from nasframe.errors import UsageError, in_shell
 from nasframe.folders import folder_name
+from nasframe.progress import SILENT, Progress
 from nasframe.recipe.loading import load_recipe
 from nasframe.recipe.resolve import resolve
 from nasframe.recipe.yaml import dump
 from nasframe.storage import refuse_unwritable
 from nasframe.store import write_text
 from nasframe_compress.compose import (
+    FULL,
+    Effort,
     Lengths,
     Setup,
     Target,
@@ -54,6 +58,7 @@ class Prepared:
         methods: the methods, in the order of the request.
         targets: method → its budgets.
         lengths: how long the methods train.
+        effort: how much is measured.
     """
 
     request: Request
@@ -64,6 +69,7 @@ class Prepared:
     methods: Sequence[Method]
     targets: Mapping[str, Sequence[Target]]
     lengths: Mapping[str, Lengths]
+    effort: Effort = FULL
 
     def record(self) -> dict[str, Any]:
         """Return what going on needs to know, JSON-plain."""
@@ -85,7 +91,8 @@ class Prepared:
 
     def recipe(self, method: Method) -> dict[str, Any]:
         """Return a method's recipe, as its file has it."""
-        return compose(self.setup, method, self.targets[method.name], self.lengths[method.name])
+        targets = self.targets[method.name]
+        return compose(self.setup, method, targets, self.lengths[method.name], self.effort)
 
 
 def is_study(request: Request) -> bool:
@@ -93,13 +100,14 @@ def is_study(request: Request) -> bool:
     return len(request.methods) > 1 or len(request.seeds) > 1
 
 
-def prepare(request: Request, folder: Path, ask: Ask | None = None) -> Prepared:
+def prepare(request: Request, folder: Path, ask: Ask | None = None, progress: Progress = SILENT) -> Prepared:
     """Look at model and data, and choose everything that a request leaves open. Writes nothing.
 
     Args:
         request: the request.
         folder: where everything will lie.
         ask: asks which columns are meant if that is not obvious; ``None`` refuses instead.
+        progress: shows that model and data are read.
 
     Raises:
         UsageError: an argument does not fit model or data, or a budget is out of reach.
@@ -107,7 +115,8 @@ def prepare(request: Request, folder: Path, ask: Ask | None = None) -> Prepared:
     methods = [find_method(name) for name in request.methods]
     refuse_unfit(methods, request.budgets)
     data = find_data(request, ask)
-    seen = look(request, data)
+    with progress.bar("model and data"):
+        seen = look(request, data)
     setup = Setup(
         name=_plain_name(data.name),
         model=seen.model,
@@ -156,11 +165,67 @@ def _factor(method: Method, methods: Sequence[Method], request: Request) -> floa
     return float(len(request.budgets))
 
 
+def sets_dev_aside(task: Mapping[str, Any]) -> bool:
+    """Tell whether ``dev`` is a part of the data that the task sets aside, and no table of its own."""
+    return task["use"] == "text_classification" and "dev" not in task and "hub" not in task
+
+
+def fitted(prepared: Prepared, lengths: Mapping[str, Lengths], effort: Effort) -> Prepared:
+    """Return a request with other lengths and another effort.
+
+    What is no longer set aside for measuring is trained on. An epoch is longer then, so there are fewer of them: the
+    number of steps is the one that was fitted.
+
+    Args:
+        prepared: the request.
+        lengths: method → how long it trains.
+        effort: how much is measured.
+    """
+    sizes = prepared.look.inputs.task.sizes
+    task = dict(prepared.setup.task)
+    freed = 0
+    if effort.select < 1:
+        task["select"] = math.ceil(effort.select * sizes["select"])
+        freed += sizes["select"] - task["select"]
+    if effort.dev < 1:
+        task["dev_share"] = math.ceil(effort.dev * sizes["dev"])
+        freed += sizes["dev"] - task["dev_share"]
+    examples = sizes["train"] + freed
+    shorter = sizes["train"] / examples
+    scaled = {}
+    for name, length in lengths.items():
+        scaled[name] = Lengths(teacher=shorter * length.teacher, method=shorter * length.method)
+    setup = replace(prepared.setup, task=task, examples=examples)
+    return replace(prepared, setup=setup, lengths=scaled, effort=effort)
+
+
 # ---- files
 
 
-def write(prepared: Prepared) -> Path:
+@dataclass(frozen=True)
+class Settings:
+    """How a compression is run, which going on needs to know.
+
+    Args:
+        cache: the folder of stage results; ``None``: a study's default, and none for a single run.
+        jobs: processes of a study; ``None``: one.
+        device: where networks are computed; ``None``: a GPU if there is one.
+    """
+
+    cache: str | None = None
+    jobs: int | None = None
+    device: str | None = None
+
+
+DEFAULT = Settings()
+
+
+def write(prepared: Prepared, settings: Settings = DEFAULT) -> Path:
     """Write the recipe, or the study with a recipe for each method, after checking them; return the file to run.
+
+    Args:
+        prepared: the request.
+        settings: how it will be run.
 
     Raises:
         UsageError: the folder cannot be written, or is not empty.
@@ -169,7 +234,7 @@ def write(prepared: Prepared) -> Path:
     folder = prepared.folder
     refuse_used(folder)
     refuse_unwritable(folder)
-    with drafted(prepared) as path:
+    with drafted(prepared, settings) as path:
         if folder.is_dir():
             folder.rmdir()  # it is empty
         path.parent.rename(folder)
@@ -177,7 +242,7 @@ def write(prepared: Prepared) -> Path:
 
 
 @contextmanager
-def drafted(prepared: Prepared) -> Iterator[Path]:
+def drafted(prepared: Prepared, settings: Settings = DEFAULT) -> Iterator[Path]:
     """Write and check everything under another name, which is gone after the block unless it was renamed there.
 
     Yields:
@@ -188,11 +253,20 @@ def drafted(prepared: Prepared) -> Iterator[Path]:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        path = draft / _write_files(prepared, draft)
+        path = draft / _write_files(prepared, settings, draft)
         _check(path)
         yield path
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that goes on with a compression.
+
+    >>> resume_command(Path("my mails"))
+    "nasframe compress --resume 'my mails'"
+    """
+    return f"nasframe compress --resume {in_shell(folder)}"
 
 
 def refuse_used(folder: Path) -> None:
@@ -201,13 +275,14 @@ def refuse_used(folder: Path) -> None:
         return
     hint = ""
     if (folder / RECORD).is_file():
-        hint = f" To go on with the one in it: nasframe compress --resume {folder}"
+        hint = f" To go on with the one in it: {resume_command(folder)}"
     raise UsageError(f"{folder}: not empty. Expected a new folder: --out DIR.{hint}")
 
 
-def _write_files(prepared: Prepared, draft: Path) -> str:
+def _write_files(prepared: Prepared, settings: Settings, draft: Path) -> str:
     """Write the files to a folder; return the name of the one to run."""
-    write_text(draft / RECORD, json.dumps(prepared.record(), indent=1))
+    record = prepared.record() | {"settings": asdict(settings)}
+    write_text(draft / RECORD, json.dumps(record, indent=1))
     if not prepared.is_study:
         write_text(draft / RECIPE, _recipe_file(prepared, prepared.methods[0], prepared.folder / RECIPE))
         return RECIPE

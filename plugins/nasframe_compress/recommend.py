@@ -1,29 +1,39 @@
 """Which network to ship for each budget, how much it loses, and what it saves.
 
-Methods are chosen by their scores on ``select``, a part of the training data; the losses that are reported are those on
-``dev``, which no choice has seen.
+The rule and the words are those of studies, see :mod:`nasframe_studies.choice`: methods are chosen by their scores on
+``select``, a part of the training data, and the losses that are reported are those on ``dev``, which no choice saw.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nasframe.declarations import TEACHER
 from nasframe.measures import sign_of
 from nasframe.report.read import read_run
+from nasframe.report.recommend import saved
 from nasframe.report.records import Measure, ModelRow, RunReport
 from nasframe.report.tables import cost
 from nasframe.search.constraints import parse_bounds
-from nasframe_compress.request import Budget
-from nasframe_studies import stats
+from nasframe_compress.request import Budget, budget_text
+from nasframe_studies.choice import (
+    Arm,
+    Choice,
+    Lead,
+    Network,
+    Wording,
+    choose,
+    fallback_note,
+    leads,
+    sentence,
+)
 
 DEV = "dev"
 SELECT = "select"
+NOUN = "method"
 
 
 @dataclass(frozen=True)
@@ -49,19 +59,13 @@ class Candidate:
         place: the run.
         row: the network in the run's report.
         teacher: its teacher there.
-        chosen_by: its score on ``select``; larger is better.
-        score: its score on ``dev``.
-        gain: that minus its teacher's.
-        over: what it is over its budget by, in words; empty if it keeps it.
+        network: what the choice knows of it.
     """
 
     place: Place
     row: ModelRow
     teacher: ModelRow
-    chosen_by: float
-    score: float
-    gain: float
-    over: str
+    network: Network
 
     @property
     def model(self) -> str:
@@ -79,7 +83,7 @@ class MethodResult:
         gain: their scores minus their teachers' on ``dev``, in the mean.
         interval: of the gain: over the seeds if there are several, else over the examples of ``dev``; ``None`` if
             neither is known.
-        p: of the paired t test over the seeds; ``None`` with one seed, or if all differences are equal.
+        p: of the paired t test against the teachers; ``None`` with one seed, or if all differences are equal.
     """
 
     method: str
@@ -89,24 +93,25 @@ class MethodResult:
     p: float | None
 
     @property
-    def score(self) -> float:
-        """The mean score on ``dev``."""
-        return float(np.mean([candidate.score for candidate in self.candidates]))
+    def arm(self) -> Arm:
+        """What the choice knows of the method."""
+        return Arm(self.method, [candidate.network for candidate in self.candidates])
 
     @property
-    def chosen_by(self) -> float:
-        """The mean score on ``select``."""
-        return float(np.mean([candidate.chosen_by for candidate in self.candidates]))
+    def score(self) -> float:
+        """The mean score on ``dev``."""
+        return self.arm.mean
 
     @property
     def best(self) -> Candidate:
-        """The network to ship: of those within the budget, that of the seed that scores best on ``select``."""
-        return max(self.candidates, key=lambda candidate: (not candidate.over, candidate.chosen_by))
+        """The network to ship if the method is recommended."""
+        network = self.arm.network
+        return next(candidate for candidate in self.candidates if candidate.network is network)
 
     @property
     def keeps_budget(self) -> bool:
         """Whether the network to ship is within the budget."""
-        return not self.best.over
+        return not self.best.network.over
 
 
 @dataclass(frozen=True)
@@ -116,12 +121,18 @@ class BudgetResult:
     Args:
         budget: the budget.
         metric: the metric of the scores.
-        results: of each method, the best on ``select`` first; those over the budget come last.
+        results: of each method, the recommended one first; those over the budget come last.
+        report: of one of the runs, which knows how metric and costs read; ``None`` if no run is finished.
+        choice: how the methods stand; ``None`` if no run is finished.
+        lead: of the recommended method over the one that comes second, if there is one.
     """
 
     budget: Budget
     metric: str
     results: Sequence[MethodResult]
+    report: RunReport | None = None
+    choice: Choice | None = None
+    lead: Lead | None = None
 
     @property
     def ship(self) -> MethodResult | None:
@@ -142,14 +153,48 @@ class BudgetResult:
         """How many networks were made for the budget, over all methods and seeds."""
         return sum(len(result.candidates) for result in self.results)
 
+    @property
+    def chosen_on(self) -> str:
+        """The split whose scores decided between the methods; empty if there was nothing to decide."""
+        if self.choice is None or self.choice.basis == "only":
+            return ""
+        return SELECT if self.choice.basis == "select" else DEV
+
+    def sentences(self) -> list[str]:
+        """Say in plain words which network to ship, and what it saves."""
+        budget = budget_text(self.budget)
+        ship = self.ship
+        if ship is None or self.report is None or self.choice is None:
+            reasons = [f"{result.method}: {result.best.network.over}" for result in self.results]
+            return [f"For {budget}, no network keeps this budget ({'; '.join(reasons) or 'no run is finished'})."]
+        wording = Wording(
+            budget=budget,
+            metric=self.metric,
+            form=self.report.metric_format(self.metric),
+            split=DEV,
+            noun=NOUN,
+        )
+        text = sentence(self.choice, self.lead, wording, ship.interval)
+        savings = saved(self.report, ship.best.row, ship.best.teacher)
+        return [text, f"  It has {savings}."] if savings else [text]
+
     def plain(self) -> dict[str, Any]:
         """Return the result JSON-plain."""
+        lead = self.lead
         return {
             "budget": dict(self.budget),
             "metric": self.metric,
             "ship": self.shipped,
+            "chosen_on": self.chosen_on,
+            "runner_up": None if lead is None else {"method": lead.over, "p_holm": lead.p, "tests": lead.tests},
             "methods": [_plain(result) for result in self.results],
         }
+
+
+def note_on(results: Sequence[BudgetResult]) -> str | None:
+    """Say once that choices rest on ``dev``, if some method has no scores on ``select``."""
+    budgets = [budget_text(result.budget) for result in results if result.chosen_on == DEV]
+    return fallback_note(budgets, DEV, NOUN)
 
 
 def _plain(result: MethodResult) -> dict[str, Any]:
@@ -164,7 +209,7 @@ def _plain(result: MethodResult) -> dict[str, Any]:
                 "metrics": {split: dict(values) for split, values in candidate.row.metrics.items()},
                 "teacher": {split: dict(values) for split, values in candidate.teacher.metrics.items()},
                 "costs": dict(candidate.row.costs),
-                "over_budget": candidate.over,
+                "over_budget": candidate.network.over,
             }
         )
     interval = None if result.interval is None else [result.interval.low, result.interval.high]
@@ -186,7 +231,8 @@ def recommend(places: Sequence[Place], targets: Mapping[str, Sequence[tuple[Budg
         targets: method → its budgets and the names of their networks.
     """
     reports = [(place, read_run(place.directory)) for place in places]
-    metric = reports[0][1].metric if reports else ""
+    first = reports[0][1] if reports else None
+    metric = first.metric if first is not None else ""
     budgets = [budget for budget, _ in next(iter(targets.values()))]
     compared = []
     for number, budget in enumerate(budgets):
@@ -199,9 +245,33 @@ def recommend(places: Sequence[Place], targets: Mapping[str, Sequence[tuple[Budg
                     candidates += _candidates(place, report, budget, model)
             if candidates:
                 results.append(_result(method, candidates))
-        results.sort(key=lambda result: (not result.keeps_budget, -result.chosen_by))
-        compared.append(BudgetResult(budget, metric, results))
-    return compared
+        compared.append(_chosen(BudgetResult(budget, metric, results, first)))
+    return _with_leads(compared)
+
+
+def _chosen(result: BudgetResult) -> BudgetResult:
+    """Return a budget's result with its methods in order, the recommended one first."""
+    if not result.results or result.report is None:
+        return result
+    by_method = {method_result.method: method_result for method_result in result.results}
+    form = result.report.metric_format(result.metric)
+    choice = choose([method_result.arm for method_result in result.results], form)
+    ordered = [by_method[arm.name] for arm in choice.ranked]
+    return replace(result, results=ordered, choice=choice)
+
+
+def _with_leads(results: Sequence[BudgetResult]) -> list[BudgetResult]:
+    """Return results with the leads of their methods: one family of tests, as they are of one task."""
+    chosen = []
+    choices = []
+    forms = []
+    for result in results:
+        if result.choice is not None and result.report is not None:
+            chosen.append(result)
+            choices.append(result.choice)
+            forms.append(result.report.metric_format(result.metric))
+    found = dict(zip(map(id, chosen), leads(choices, forms), strict=True))
+    return [replace(result, lead=found.get(id(result))) for result in results]
 
 
 def _candidates(place: Place, report: RunReport, budget: Budget, model: str) -> list[Candidate]:
@@ -214,19 +284,19 @@ def _candidates(place: Place, report: RunReport, budget: Budget, model: str) -> 
     score = row.metrics.get(DEV, {}).get(report.metric)
     selected = row.metrics.get(SELECT, {}).get(report.metric)
     teacher_score = teacher.metrics.get(DEV, {}).get(report.metric)
-    if score is None or selected is None or teacher_score is None:
+    if score is None or teacher_score is None:
         return []
     sign = sign_of(report.metric_format(report.metric))
-    candidate = Candidate(
-        place=place,
-        row=row,
-        teacher=teacher,
-        chosen_by=sign * selected,
+    network = Network(
+        seed=place.seed,
+        run=str(place.directory),
+        model=row.name,
+        select=None if selected is None else sign * selected,
         score=score,
-        gain=score - teacher_score,
+        teacher=teacher_score,
         over=_over(report, row, teacher, budget),
     )
-    return [candidate]
+    return [Candidate(place, row, teacher, network)]
 
 
 def _over(report: RunReport, row: ModelRow, teacher: ModelRow, budget: Budget) -> str:
@@ -246,13 +316,9 @@ def _over(report: RunReport, row: ModelRow, teacher: ModelRow, budget: Budget) -
 
 def _result(method: str, candidates: Sequence[Candidate]) -> MethodResult:
     """Return what a method reached, with the interval of its gain."""
-    if len(candidates) == 1:
-        only = candidates[0]
-        return MethodResult(method, candidates, only.gain, only.row.gain_interval, None)
-    scores = [candidate.score for candidate in candidates]
-    teachers = [candidate.score - candidate.gain for candidate in candidates]
-    pair = stats.paired(scores, teachers)
-    interval = None
+    pair = Arm(method, [candidate.network for candidate in candidates]).against_teachers()
+    assert pair is not None  # each has a teacher
+    interval = candidates[0].row.gain_interval if len(candidates) == 1 else None
     if pair.t_low is not None and pair.t_high is not None:
         interval = Measure(pair.mean, pair.t_low, pair.t_high)
     return MethodResult(method, candidates, pair.mean, interval, pair.p_t)

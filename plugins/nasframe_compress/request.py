@@ -34,7 +34,8 @@ class Request:
         data: a table, a folder of tables, a folder of GLUE files, or a data set of the Hugging Face hub.
         dev: the table to report on; default: a part of ``data`` is set aside.
         text: the columns of the texts, one or two; empty: guessed.
-        label: the column of the labels; ``None``: guessed.
+        label: the column of the labels, or several with commas between them, one for each label; ``None``: guessed.
+        separator: what stands between several labels of one column; ``None``: guessed.
         task: what the labels are; ``auto`` decides by their values. Or the name of a GLUE task.
         metric: the primary metric; ``None``: chosen.
         positive: the class that ``f1`` describes; ``None``: chosen.
@@ -52,6 +53,7 @@ class Request:
     dev: str | None = None
     text: tuple[str, ...] = ()
     label: str | None = None
+    separator: str | None = None
     task: str = "auto"
     metric: str | None = None
     positive: str | None = None

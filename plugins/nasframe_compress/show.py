@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nasframe.report.format import titled
-from nasframe.report.recommend import against_teacher, saved
 from nasframe.report.tables import cost, difference, ends, metric
 from nasframe_compress.recommend import BudgetResult, MethodResult
 from nasframe_compress.request import budget_text
@@ -19,19 +18,25 @@ SHOWN = ("encoder_params", "macs", "latency")
 """Costs in the table, besides those of the budget."""
 
 
-def table(compared: BudgetResult, report: RunReport) -> Table:
+NARROW = 80
+"""On fewer columns of a terminal only the budget's own costs are shown, so that no number is broken."""
+
+
+def table(compared: BudgetResult, report: RunReport, width: int) -> Table:
     """Return what each method reached for a budget, the best first.
 
     Args:
         compared: of the budget.
         report: of one of the runs, which knows how metric and costs read.
+        width: columns of the terminal.
     """
     from rich import box
     from rich.table import Table
 
     form = report.metric_format(compared.metric)
     costs = []
-    for name in dict.fromkeys([*compared.budget, *SHOWN]):
+    shown = SHOWN if width >= NARROW else ()
+    for name in dict.fromkeys([*compared.budget, *shown]):
         if any(name in result.best.row.costs for result in compared.results):
             costs.append(name)
     title = f"Budget {budget_text(compared.budget)}: {titled(compared.metric, form)} on dev"
@@ -54,33 +59,3 @@ def _cells(result: MethodResult, costs: list[str], form: Any, report: RunReport)
     for cost_name in costs:
         cells.append(cost(report.cost_format(cost_name), cost_name, result.best.row.costs))
     return cells
-
-
-def sentences(compared: BudgetResult, report: RunReport) -> list[str]:
-    """Say in plain words which network to ship for a budget.
-
-    Args:
-        compared: of the budget.
-        report: of one of the runs, which knows how metric and costs read.
-    """
-    budget = budget_text(compared.budget)
-    ship = compared.ship
-    if ship is None:
-        reasons = [f"{result.method}: {result.best.over}" for result in compared.results]
-        return [f"{budget}: no network keeps this budget ({'; '.join(reasons) or 'no run is finished'})."]
-    form = report.metric_format(compared.metric)
-    best = ship.best
-    name = titled(compared.metric, form)
-    text = f"{budget}: ship {best.model} of {ship.method}"
-    if len(ship.candidates) > 1:
-        text += f", seed {best.place.seed}"
-    text += f". Its {name} on dev is {metric(form, best.score)}; "
-    if len(ship.candidates) > 1:
-        text += f"over {len(ship.candidates)} seeds the method is "
-    else:
-        text += "it is "
-    text += against_teacher(form, ship.gain, ship.interval)
-    if ship.p is not None:
-        text += f", p = {ship.p:.2g} in the paired t test"
-    savings = saved(report, best.row, best.teacher)
-    return [f"{text}.", f"  It has {savings}."] if savings else [f"{text}."]

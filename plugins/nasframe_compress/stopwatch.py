@@ -18,6 +18,8 @@ class Stopwatch(Modifier):
     True
     """
 
+    reads_space = False
+
     def __init__(self) -> None:
         self.last: float | None = None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.errors import UsageError, suggestion
+from nasframe.labels import obvious_separator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,20 @@ WORDS = 3.0
 DISTINCT = 0.5
 """Share of distinct values, from which on a column of strings is a text, and below which it may be a label."""
 
-LABELS = ("label", "labels", "class", "target", "category", "sentiment", "stars", "rating", "score", "intent", "y")
+LABELS = (
+    "label",
+    "labels",
+    "tags",
+    "class",
+    "target",
+    "category",
+    "sentiment",
+    "stars",
+    "rating",
+    "score",
+    "intent",
+    "y",
+)
 """Names that a column of labels usually has, the most usual first."""
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -41,7 +55,7 @@ PAIRS = (
 """Names that two columns of a pair of texts usually have."""
 IDS = ("id", "idx", "index", "guid", "uid", "unnamed: 0")
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "multi_label"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +64,13 @@ class Columns:
 
     Args:
         text: of the texts, one or two.
-        label: of the labels.
+        label: of the labels: one, or one for each label.
         kind: what the labels are.
         said: what was chosen without being asked for, a sentence each.
     """
 
     text: tuple[str, ...]
-    label: str
+    label: tuple[str, ...]
     kind: Kind
     said: tuple[str, ...] = ()
 
@@ -142,21 +156,24 @@ READERS: Mapping[str, Callable[[Path], Any]] = {
 }
 
 
-def choose_columns(frame: pd.DataFrame, place: str, text: Sequence[str], label: str | None, kind: str) -> Columns:
+def choose_columns(
+    frame: pd.DataFrame, place: str, text: Sequence[str], label: Sequence[str], kind: str, separator: str | None = None
+) -> Columns:
     """Choose the columns of texts and labels that are not given, if they are obvious.
 
     Args:
         frame: the first rows of the table.
         place: the table's name in messages.
         text: the columns of the texts, empty if not given.
-        label: the column of the labels, ``None`` if not given.
-        kind: ``classification``, ``regression``, or ``auto``.
+        label: the column of the labels, or one for each label; empty if not given.
+        kind: ``classification``, ``regression``, ``multi_label``, or ``auto``.
+        separator: what stands between several labels of one column, if it is given.
 
     Raises:
         Ambiguous: a column is not given, and several or none could be meant.
         UsageError: a given column does not exist.
     """
-    for name in (*text, *([label] if label else ())):
+    for name in (*text, *label):
         if name not in frame.columns:
             there = ", ".join(map(repr, frame.columns))
             raise UsageError(f"{place}: no column {name!r}. There are: {there}.{suggestion(name, list(frame.columns))}")
@@ -165,25 +182,25 @@ def choose_columns(frame: pd.DataFrame, place: str, text: Sequence[str], label: 
         text = _guessed_texts(frame, place, label)
         named = " and ".join(map(repr, text))
         said.append(f"texts are in column {named}" if len(text) == 1 else f"pairs of texts are in columns {named}")
-    if label is None:
-        label = _guessed_label(frame, place, text)
-        said.append(f"labels are in column {label!r}")
-    chosen_kind, why = _kind_of(frame, place, label, kind)
+    if not label:
+        label = (_guessed_label(frame, place, text),)
+        said.append(f"labels are in column {label[0]!r}")
+    chosen_kind, why = _kind_of(frame, place, label, kind, separator)
     if why:
         said.append(why)
-    return Columns(tuple(text), label, chosen_kind, tuple(said))
+    return Columns(tuple(text), tuple(label), chosen_kind, tuple(said))
 
 
 # ---- texts
 
 
-def _guessed_texts(frame: pd.DataFrame, place: str, label: str | None) -> tuple[str, ...]:
+def _guessed_texts(frame: pd.DataFrame, place: str, label: Sequence[str]) -> tuple[str, ...]:
     """Return the columns of the texts, if there is no doubt."""
-    by_name = {str(name).casefold(): str(name) for name in frame.columns if name != label}
+    by_name = {str(name).casefold(): str(name) for name in frame.columns if name not in label}
     for first, second in PAIRS:
         if first in by_name and second in by_name:
             return by_name[first], by_name[second]
-    texts = [name for name in frame.columns if name != label and _is_text(frame[name])]
+    texts = [name for name in frame.columns if name not in label and _is_text(frame[name])]
     if len(texts) == 1:
         return (texts[0],)
     option = "--text"
@@ -202,7 +219,7 @@ def _guessed_texts(frame: pd.DataFrame, place: str, label: str | None) -> tuple[
 def _is_text(column: pd.Series) -> bool:
     """Tell whether a column holds texts: strings of several words, most of them different."""
     values = [value for value in column if isinstance(value, str) and value.strip()]
-    if len(values) < len(column) / 2:
+    if len(values) < len(column) / 2 or any(_is_list(value) for value in values):
         return False
     words = sum(len(value.split()) for value in values) / len(values)
     distinct = len(set(values)) / len(values)
@@ -231,15 +248,37 @@ def _may_be_label(column: pd.Series, name: str) -> bool:
     """Tell whether a column may hold labels: it repeats its values, or holds numbers that are no row numbers."""
     if name.strip().casefold() in IDS:
         return False
+    if any(_is_list(value) for value in column):
+        return True
     values = [str(value) for value in column]
     distinct = len(set(values)) / len(values)
     return len(set(values)) > 1 and (distinct < DISTINCT or _are_fractions(values))
 
 
-def _kind_of(frame: pd.DataFrame, place: str, label: str, kind: str) -> tuple[Kind, str]:
+def _kind_of(
+    frame: pd.DataFrame, place: str, label: Sequence[str], kind: str, separator: str | None
+) -> tuple[Kind, str]:
     """Return what the labels are, and the reason if it was chosen here."""
-    values = [value for value in frame[label] if not _is_missing(value)]
-    _refuse_several(values, place, label)
+    if len(label) > 1:
+        if kind not in ("auto", "multi_label"):
+            raise UsageError(
+                f"--label: {len(label)} columns, one for each label. Expected one column for --task {kind}."
+            )
+        if separator is not None:
+            raise UsageError("--separator: stands between the labels of one column. Expected one column as --label.")
+        return "multi_label", ""  # the task reads each cell, and refuses what is no yes or no
+    (column,) = label
+    values = [value for value in frame[column] if not _is_missing(value)]
+    if kind == "multi_label" or separator is not None:
+        if kind not in ("auto", "multi_label"):
+            raise UsageError(f"--separator: stands between several labels. Expected none for --task {kind}.")
+        return "multi_label", ""
+    why_several = _why_several(values, column)
+    if why_several:
+        if kind == "regression" or (any(_is_list(value) for value in values) and kind != "auto"):
+            raise UsageError(f"{place}: {why_several}. Expected --task multi_label.")
+        if kind == "auto":
+            return "multi_label", why_several
     texts = [str(value).strip() for value in values]
     if kind == "classification":
         return "classification", ""
@@ -247,12 +286,12 @@ def _kind_of(frame: pd.DataFrame, place: str, label: str, kind: str) -> tuple[Ki
         odd = next((text for text in texts if not _is_number(text)), None)
         if odd is not None:
             raise UsageError(
-                f"{place}: label {odd!r} in {label!r} is no number. Expected numbers for --task regression."
+                f"{place}: label {odd!r} in {column!r} is no number. Expected numbers for --task regression."
             )
         return "regression", ""
     if not all(_is_number(text) for text in texts):
         return "classification", ""
-    return _kind_of_numbers(texts, label)
+    return _kind_of_numbers(texts, column)
 
 
 def _kind_of_numbers(texts: Sequence[str], label: str) -> tuple[Kind, str]:
@@ -271,18 +310,33 @@ def _kind_of_numbers(texts: Sequence[str], label: str) -> tuple[Kind, str]:
     return kind, f"{label!r} {seen} (otherwise: --task {other})"
 
 
-def _refuse_several(values: Sequence[Any], place: str, label: str) -> None:
-    """Refuse rows with several labels."""
-    for value in values:
-        is_array = type(value).__name__ == "ndarray"  # as pyarrow gives lists
-        if is_array or isinstance(value, list | tuple):
-            raise UsageError(
-                f"{place}: {label!r} has several labels in a row, as in {list(value)!r}. Expected one label for each "
-                "text; a table for each label, with yes or no, makes a task of each."
-            )
+def _why_several(values: Sequence[Any], label: str) -> str:
+    """Return why a column holds several labels in a row; empty if that is not obvious."""
+    example = next((value for value in values if _is_list(value)), None)
+    if example is not None:
+        shown = example if isinstance(example, str) else list(example)
+        return f"{label!r} has lists of labels, as in {shown!r}"
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) < len(values) or all(_is_number(text) for text in texts):
+        return ""
+    separator = obvious_separator(texts)
+    if separator is None:
+        return ""
+    example = next(text for text in texts if separator in text)
+    return f"{label!r} has several labels in a row, as in {example!r} (otherwise: --task classification)"
+
+
+def _is_list(value: Any) -> bool:
+    """Tell whether a cell is a list, or one written as text."""
+    if isinstance(value, str):
+        text = value.strip()
+        return text.startswith("[") and text.endswith("]")
+    return isinstance(value, list | tuple) or type(value).__name__ == "ndarray"  # as pyarrow gives lists
 
 
 def _is_missing(value: Any) -> bool:
+    if _is_list(value):
+        return False
     return value is None or (isinstance(value, float) and value != value) or value == ""
 
 

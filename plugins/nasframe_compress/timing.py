@@ -1,51 +1,47 @@
-"""How long methods take on this machine, measured by a rehearsal, and how long they may train within a time.
+"""How long methods may train, and how much may be measured, within a time.
 
-A rehearsal runs the stages of a method's recipe with a few steps each, on the user's model and data. It also shows that
-all stages work, before any of them takes long.
+:mod:`nasframe_compress.rehearsal` measures what each method costs; here is the arithmetic.
+
+Training comes first: evaluations are cut down only if they would take more than :data:`EVALUATION_SHARE` of the time,
+or if otherwise not even the shortest trainings would fit.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import io
 import math
-import shutil
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nasframe.declarations import TEACHER
-from nasframe.errors import NasframeError, UsageError
-from nasframe.plan import asks_teacher
+from nasframe.errors import UsageError
 from nasframe.recipe.loading import load_recipe
 from nasframe.recipe.resolve import resolve
-from nasframe.recipe.yaml import dump
 from nasframe.report.tables import duration
-from nasframe.running import dry_run, runner
-from nasframe.stages.inputs import RunInputs
-from nasframe.store import RunStore, write_text
-from nasframe_compress.compose import BATCH_SIZE, LEAST_STEPS, Lengths
-from nasframe_compress.methods import Method, stage_name
-from nasframe_compress.prepare import METHODS, RECIPE, Prepared
-from nasframe_compress.stopwatch import NAME
+from nasframe.running import dry_run
+from nasframe_compress.compose import FULL, LEAST_STEPS, Effort, Lengths
+from nasframe_compress.prepare import METHODS, Prepared, sets_dev_aside
 
-STEPS = 12
-"""Steps of each training in a rehearsal."""
-WARM_UP = 3
-"""Steps whose time does not count: they fill caches."""
 MOST = 10.0
 """Methods train at most this many times as long as their recipes say, however much time there is."""
 LEAST = 0.02
 """And at least this part of it."""
 SLACK = 0.95
 """The part of the time that is planned for: the rest is for what no rehearsal shows."""
+EVALUATION_SHARE = 0.3
+"""The part of the planned time that evaluations may take before they are cut down."""
 EXPORT_SECONDS = 12.0
-"""What writing and verifying one network takes, in a fresh process."""
+"""What writing and verifying one network takes, in a fresh process, on a machine that does nothing else."""
+REPORT_SECONDS = 5.0
+"""What the report of a run takes there."""
+LEAST_SELECT = 100
+"""Choices are made on at least as many examples, if there are as many."""
+LEAST_DEV = 200
+"""And reports are made on as many."""
+LEAST_PROBES = 0.1
+"""The part of the batches on which importance is measured at least."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,7 @@ class Training:
         step_seconds: of one step, its teacher's forward pass included.
         cached_seconds: what of it falls away after the first epoch, because the teacher's outputs are kept.
         networks: how many networks are trained, one after the other.
+        evaluation_seconds: of measuring a network on all of ``select``, once an epoch.
     """
 
     stage: str
@@ -67,16 +64,56 @@ class Training:
     step_seconds: float
     cached_seconds: float
     networks: int = 1
+    evaluation_seconds: float = 0.0
 
-    def seconds(self, factor: float) -> float:
-        """Return the seconds of a training that is ``factor`` times as long as the recipe says.
+    def seconds(self, factor: float, select: float = 1.0) -> float:
+        """Return the seconds of a training.
+
+        Args:
+            factor: how many times as long as the recipe says it is.
+            select: the part of ``select`` that is measured.
 
         >>> Training("tune", 2.0, 100, 0.5, 0.1).seconds(1.0)
         90.0
         """
         steps = max(LEAST_STEPS, round(self.epochs * factor * self.steps_in_epoch))
         first = min(steps, self.steps_in_epoch)
-        return self.networks * (steps * self.step_seconds - (steps - first) * self.cached_seconds)
+        stepping = steps * self.step_seconds - (steps - first) * self.cached_seconds
+        epochs = math.ceil(steps / self.steps_in_epoch)
+        return self.networks * (stepping + epochs * self.evaluation_seconds * select)
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Seconds of what a run measures besides its trainings, with all examples.
+
+    Args:
+        select: of measuring on ``select``.
+        dev: of measuring on ``dev``.
+        search: of all trials of its search, each on ``select``.
+        trials: how many these are.
+        probes: of the batches on which importance is measured.
+    """
+
+    select: float = 0.0
+    dev: float = 0.0
+    search: float = 0.0
+    trials: int = 0
+    probes: float = 0.0
+
+    def seconds(self, effort: Effort) -> float:
+        """Return the seconds with a part of the examples and trials.
+
+        >>> Evaluations(select=10, dev=20, search=100, trials=10, probes=8).seconds(Effort(0.5, 0.25, 0.2, 0.125))
+        21.0
+        """
+        trials = effort.trials_of(self.trials) / self.trials if self.trials else 1.0
+        return (
+            self.select * effort.select
+            + self.dev * effort.dev
+            + self.search * trials * effort.select
+            + self.probes * effort.probes
+        )
 
 
 @dataclass(frozen=True)
@@ -87,207 +124,113 @@ class MethodTime:
         method: its name.
         teacher: the training of the teacher, ``None`` if there is one already.
         trainings: all others.
-        fixed: seconds of everything else in a run: loading, searches, evaluations.
+        fixed: seconds of everything in a run that depends on no choice here.
+        evaluations: what it measures.
     """
 
     method: str
     teacher: Training | None
     trainings: Sequence[Training]
     fixed: float
+    evaluations: Evaluations = field(default_factory=Evaluations)
 
-    def seconds(self, lengths: Lengths) -> float:
+    def seconds(self, lengths: Lengths, effort: Effort = FULL) -> float:
         """Return the seconds of a run without the teacher's training."""
-        return self.fixed + sum(training.seconds(lengths.method) for training in self.trainings)
+        training = sum(training.seconds(lengths.method, effort.select) for training in self.trainings)
+        return self.fixed + self.evaluations.seconds(effort) + training
 
 
-def rehearse(prepared: Prepared, method: Method) -> MethodTime:
-    """Run a method's stages with a few steps each, and return what they cost.
-
-    Args:
-        prepared: the request.
-        method: the method.
-
-    Raises:
-        NasframeError: a stage fails, as it would have after hours.
-    """
-    # Beside the folder, so that relative paths are the same.
-    folder = prepared.folder.with_name(f".{prepared.folder.name}.rehearsal")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        recipe = prepared.recipe(method)
-        path = folder / prepared.setup.folder.relative_to(prepared.folder) / RECIPE
-        path.parent.mkdir(exist_ok=True)
-        write_text(path, dump({**recipe, "stages": _shortened(recipe["stages"], method.smoke)}))
-        began = time.monotonic()
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):  # what it says has been said, or will be by the run
-                runner.run(load_recipe(path), out=folder / "run", progress=False, report=False)
-        except NasframeError as error:
-            # A new error, since the notes of this one say how to go on with the rehearsal.
-            raise type(error)(f"{method.name}: {error}") from None
-        wall = time.monotonic() - began
-        return _measured(prepared, method, recipe, path, folder / "run", wall)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _shortened(stages: Sequence[Mapping[str, Any]], smoke: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return stages that do the same in a few steps.
-
-    Evaluations are left out: how long they take follows from the time of a forward pass.
+@dataclass(frozen=True)
+class Surroundings:
+    """What takes time besides the methods' stages.
 
     Args:
-        stages: the method's.
-        smoke: dotted path → value, with which they work in a few steps.
+        seeds: how many seeds.
+        networks: how many networks are exported.
+        start: seconds of starting a run: to load model and data, and to check them.
+        once: seconds of starting the process that runs them.
+        slowdown: how many times as long everything takes here as on a machine that does nothing else.
     """
-    shortened = []
-    for stage in stages:
-        verb, written = next(iter(copy.deepcopy(dict(stage)).items()))
-        options = written or {}
-        if verb == "evaluate":
-            continue
-        _apply(smoke, stage_name(stage), options)
-        if verb == "train":
-            options.pop("epochs", None)
-            options["max_steps"] = max(STEPS, options.get("max_steps", 0))
-            options["modifiers"] = [*(options.get("modifiers") or []), {"use": "stopwatch"}]
-        elif verb == "search":
-            options |= {"trials": 2, "examples": 8, "finalists": 1}
-        shortened.append({verb: options})
-    return shortened
+
+    seeds: int
+    networks: int
+    start: float = 0.0
+    once: float = 0.0
+    slowdown: float = 1.0
+
+    def seconds(self, runs: int) -> float:
+        """Return the seconds for a number of runs."""
+        of_run = self.start + self.slowdown * REPORT_SECONDS
+        return self.once + runs * of_run + self.networks * self.slowdown * EXPORT_SECONDS
 
 
-def _apply(smoke: Mapping[str, Any], name: str, options: dict[str, Any]) -> None:
-    """Apply those overrides that are meant for a stage, or for the stage that it repeats, as ``sparse-2`` does."""
-    for path, value in smoke.items():
-        _, stage, *keys = path.split(".")
-        repeated, _, number = name.rpartition("-")
-        is_repeat = repeated == stage and number.isdecimal()
-        if name != stage and not is_repeat:
-            continue
-        target: Any = options
-        for key in keys[:-1]:
-            target = target[int(key)] if isinstance(target, list) else target[key]
-        target[keys[-1]] = value
-
-
-def _measured(
-    prepared: Prepared, method: Method, recipe: Mapping[str, Any], path: Path, run: Path, wall: float
-) -> MethodTime:
-    """Return what a rehearsal shows.
+@dataclass(frozen=True)
+class Sizes:
+    """How many examples there are, and which numbers may be cut down.
 
     Args:
-        prepared: the request.
-        method: the method.
-        recipe: its whole recipe.
-        path: the recipe of the rehearsal.
-        run: the directory of the rehearsal.
-        wall: the rehearsal's seconds.
+        train: to train on.
+        select: for choices.
+        dev: to report on.
+        cuts_select: whether fewer of the training data may be set aside for ``select``.
+        cuts_dev: whether fewer of the data may be set aside for ``dev``.
     """
-    plan = resolve(load_recipe(path))
-    inputs = RunInputs(plan)
-    forward = dry_run.forward_seconds(inputs)
-    share = dry_run.mean_share(inputs)
-    laps = _laps(run)
-    rehearsed = 0.0
-    teacher = None
-    trainings = []
-    sizes = inputs.task.sizes
-    fixed = 0.0
-    for stage in recipe["stages"]:
-        verb, options = next(iter(stage.items()))
-        name = stage_name(stage)
-        if verb == "train":
-            written = prepared.lengths[method.name]
-            factor = written.teacher if name == TEACHER else written.method
-            training = _training(stage, laps[name], sizes["train"], forward, factor)
-            rehearsed += STEPS * training.networks * training.step_seconds
-            if options.get("keep") == "best":  # measured once an epoch
-                fixed += training.epochs * sizes["select"] * forward
-            if name == TEACHER:
-                teacher = training
-            else:
-                trainings.append(training)
-        elif verb == "evaluate":
-            networks = 1 + len(prepared.targets[method.name])
-            fixed += networks * sizes[options.get("split", "dev")] * forward
-        elif verb == "search":
-            fixed += options.get("trials", 100) * sizes["select"] * forward * share
-    # Whatever a rehearsal takes besides its steps, a run takes, too: loading, rewiring, extracting.
-    fixed += max(0.0, wall - rehearsed)
-    return MethodTime(method.name, teacher, trainings, fixed)
+
+    train: int
+    select: int
+    dev: int
+    cuts_select: bool = True
+    cuts_dev: bool = True
+
+    def effort(self, share: float) -> Effort:
+        """Return the effort that measures a share of everything, but never less than what makes sense."""
+        select = max(share, LEAST_SELECT / self.select) if self.select and self.cuts_select else 1.0
+        dev = max(share, LEAST_DEV / self.dev) if self.dev and self.cuts_dev else 1.0
+        return Effort(select=min(1.0, select), dev=min(1.0, dev), trials=share, probes=max(share, LEAST_PROBES))
 
 
-def _laps(directory: Path) -> dict[str, list[list[float]]]:
-    """Return stage → the times of its steps, of each network that it trained."""
-    store = RunStore(directory, shared=True)
-    rows = store.rows("metric")
-    store.close()
-    by_network: dict[tuple[str, str], list[tuple[int, float]]] = {}
-    for row in rows:
-        network, _, name = row["name"].rpartition(" ")  # as stages name the metrics of single networks
-        if name == NAME:
-            by_network.setdefault((row["stage"], network), []).append((row["step"], row["value"]))
-    laps: dict[str, list[list[float]]] = {}
-    for (stage, _), times in by_network.items():
-        laps.setdefault(stage, []).append([seconds for _, seconds in sorted(times)])
-    return laps
-
-
-def _training(
-    stage: Mapping[str, Any], laps: Sequence[Sequence[float]], examples: int, forward: float, factor: float
-) -> Training:
-    """Return what a training stage costs, given the times of its steps in a rehearsal.
+@dataclass(frozen=True)
+class Fit:
+    """What fits into a time.
 
     Args:
-        stage: as the whole recipe writes it.
-        laps: the times of its steps, of each network that it trains.
-        examples: of an epoch.
-        forward: seconds of a forward pass of one example through the whole network.
-        factor: how many times as long as the method's packaged recipe says the stage is written.
+        lengths: method → how long it trains.
+        effort: how much is measured.
+        seconds: what everything is expected to take from now on.
     """
-    options = next(iter(stage.values()))
-    batch = options.get("batch_size", BATCH_SIZE)
-    # The mean and not the median: steps of large and small sub-networks take turns.
-    step_seconds = float(np.mean([np.mean(times[WARM_UP - 1 :]) for times in laps]))
-    teachers = sum(asks_teacher(modifier) for modifier in options.get("modifiers") or ())
-    cached = teachers * batch * forward if options.get("teacher_cache") == "run" else 0.0
-    return Training(
-        stage=stage_name(stage),
-        epochs=float(options["epochs"]) / factor,
-        steps_in_epoch=math.ceil(examples / batch),
-        step_seconds=step_seconds,
-        cached_seconds=min(cached, 0.9 * step_seconds),
-        networks=len(laps),
-    )
+
+    lengths: Mapping[str, Lengths]
+    effort: Effort
+    seconds: float
 
 
-def total_seconds(times: Sequence[MethodTime], lengths: Mapping[str, Lengths], seeds: int, networks: int) -> float:
+def total_seconds(
+    times: Sequence[MethodTime], lengths: Mapping[str, Lengths], around: Surroundings, effort: Effort = FULL
+) -> float:
     """Return the seconds of all runs and exports.
 
     Args:
         times: of each method.
         lengths: method → how long it trains.
-        seeds: how many seeds.
-        networks: how many networks are exported.
+        around: what takes time besides.
+        effort: how much is measured.
     """
-    of_runs = sum(time_of.seconds(lengths[time_of.method]) for time_of in times)
+    of_runs = sum(time_of.seconds(lengths[time_of.method], effort) for time_of in times)
     teacher = next((time_of.teacher for time_of in times if time_of.teacher is not None), None)
     if teacher is not None:  # trained once a seed: the methods share it
-        of_runs += teacher.seconds(lengths[times[0].method].teacher)
-    return seeds * of_runs + networks * EXPORT_SECONDS
+        of_runs += teacher.seconds(lengths[times[0].method].teacher, effort.select)
+    return around.seeds * of_runs + around.seconds(around.seeds * len(times))
 
 
-def fit_lengths(
+def fit(
     times: Sequence[MethodTime],
     lengths: Mapping[str, Lengths],
     seconds: float,
-    seeds: int,
-    networks: int,
+    around: Surroundings,
+    sizes: Sizes,
     spent: float = 0.0,
-) -> dict[str, Lengths]:
-    """Return how long each method trains so that everything takes a given time.
+) -> Fit:
+    """Return how long each method trains, and how much is measured, so that everything takes a given time.
 
     All methods are made longer or shorter by the same factor, and so keep their shares of the multiply-adds. A teacher
     is made shorter, but never longer than its recipe says.
@@ -296,8 +239,8 @@ def fit_lengths(
         times: of each method.
         lengths: method → how long it would train otherwise.
         seconds: the time for everything.
-        seeds: how many seeds.
-        networks: how many networks are exported.
+        around: what takes time besides.
+        sizes: of the data.
         spent: the part of the time that has passed.
 
     Raises:
@@ -311,10 +254,20 @@ def fit_lengths(
             for name, length in lengths.items()
         }
 
-    def needed(factor: float) -> float:
-        return total_seconds(times, scaled(factor), seeds, networks)
+    def needed(factor: float, effort: Effort) -> float:
+        return total_seconds(times, scaled(factor), around, effort)
 
-    least = needed(LEAST)
+    def evaluating(share: float) -> float:
+        return around.seeds * sum(time_of.evaluations.seconds(sizes.effort(share)) for time_of in times)
+
+    share = 1.0
+    if evaluating(1.0) > EVALUATION_SHARE * wanted:
+        share = _largest(0.0, 1.0, lambda value: evaluating(value) <= EVALUATION_SHARE * wanted)
+    if needed(LEAST, sizes.effort(share)) > wanted:
+        # Not even the shortest trainings fit beside these evaluations.
+        share = _largest(0.0, share, lambda value: needed(LEAST, sizes.effort(value)) <= wanted)
+    effort = sizes.effort(share)
+    least = needed(LEAST, effort)
     if least > wanted:
         minutes = math.ceil((spent + least / SLACK) / 60)
         raise UsageError(
@@ -322,16 +275,32 @@ def fit_lengths(
             f"shortest trainings that make sense take {duration(least)}. Expected --minutes {minutes} or more, fewer "
             "methods, or fewer seeds."
         )
-    low, high = LEAST, MOST
-    if needed(high) <= wanted:
-        return scaled(high)
-    for _ in range(50):  # the time grows with the factor
+    factor = MOST
+    if needed(MOST, effort) > wanted:
+        factor = _largest(LEAST, MOST, lambda value: needed(value, effort) <= wanted)
+    return Fit(scaled(factor), effort, needed(factor, effort))
+
+
+def _largest(low: float, high: float, fits: Callable[[float], bool]) -> float:
+    """Return the largest value that fits, by bisection: larger ones take longer; ``low`` if none does."""
+    for _ in range(50):
         middle = (low + high) / 2
-        if needed(middle) <= wanted:
+        if fits(middle):
             low = middle
         else:
             high = middle
-    return scaled(low)
+    return low
+
+
+def sizes_of(prepared: Prepared) -> Sizes:
+    """Return how many examples a request has, and which of its splits nasframe draws, so that they may be smaller."""
+    sizes = prepared.look.inputs.task.sizes
+    return Sizes(
+        train=sizes["train"],
+        select=sizes["select"],
+        dev=sizes["dev"],
+        cuts_dev=sets_dev_aside(prepared.setup.task),
+    )
 
 
 def estimated_seconds(prepared: Prepared, path: Path) -> float:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasframe.errors import UsageError
+from nasframe.errors import UsageError, in_shell
 from nasframe.folders import folder_name
 from nasframe.recipe.loading import load_recipe
 from nasframe.report.read import finished
 from nasframe.store import write_text
-from nasframe_compress.prepare import RECIPE, RECORD, STUDY
+from nasframe_compress.prepare import DEFAULT, FORMAT, RECIPE, RECORD, STUDY, Settings, resume_command
 from nasframe_compress.recommend import BudgetResult, Place, recommend
 from nasframe_compress.request import Budget, Request
 from nasframe_deploy.ship import export_models
@@ -36,6 +36,7 @@ class Record:
         is_study: whether several runs are compared.
         targets: method → its budgets, and the names of their networks.
         exporters: method → what writes its networks.
+        settings: how it is run.
     """
 
     folder: Path
@@ -43,22 +44,35 @@ class Record:
     is_study: bool
     targets: Mapping[str, Sequence[tuple[Budget, str]]]
     exporters: Mapping[str, str]
+    settings: Settings = DEFAULT
 
 
 def read_record(folder: Path) -> Record:
     """Read a compression's folder.
 
     Raises:
-        UsageError: no compression was begun there.
+        UsageError: no compression was begun there, or another version of nasframe began it.
     """
     path = folder / RECORD
     if not path.is_file():
         raise UsageError(f"{folder}: no {RECORD} here. Expected the --out folder of a compression.")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path}: damaged ({error}). Expected it as the compression wrote it.") from None
+    if content.get("format") != FORMAT:
+        raise UsageError(f"{path}: format {content.get('format')!r}. Expected {FORMAT}, of this version of nasframe.")
     targets = {}
     for method, rows in content["targets"].items():
         targets[method] = [(row["budget"], row["model"]) for row in rows]
-    return Record(folder, Request.from_plain(content["request"]), content["is_study"], targets, content["exporters"])
+    return Record(
+        folder=folder,
+        request=Request.from_plain(content["request"]),
+        is_study=content["is_study"],
+        targets=targets,
+        exporters=content["exporters"],
+        settings=Settings(**content.get("settings", {})),
+    )
 
 
 def go_on(
@@ -75,9 +89,6 @@ def go_on(
     """
     if record.is_study:
         places = _study(record, cache, jobs, say)
-        missing = len(record.targets) * len(record.request.seeds) - len(places)
-        if missing:
-            say(f"{missing} runs are missing. To try them again: nasframe compress --resume {record.folder}")
     else:
         places = [_run(record, cache, progress)]
     results = recommend(places, record.targets)
@@ -109,7 +120,12 @@ def _study(record: Record, cache: Path | None, jobs: int | None, say: Say) -> li
     directory = record.folder / RUNS
     if not (directory / study.SETTINGS).is_file():
         study.begin(study.load_study(str(record.folder / STUDY)), directory, cache, jobs or 1)
-    study.go_on(directory, jobs, say)
+
+    def say_ours(line: str) -> None:
+        # A study names the command that goes on with it, but it is not all that is to be done.
+        say(line.replace(f"nasframe ablate --resume {in_shell(directory)}", resume_command(record.folder)))
+
+    study.go_on(directory, jobs, say_ours)
     places = []
     for run in study.settings(directory).runs:
         if finished(directory / run.run):
@@ -136,6 +152,21 @@ def _export(record: Record, results: Sequence[BudgetResult], say: Say) -> None:
             replace=is_written,
             say=say,
         )
+
+
+def advise(record: Record, error: BaseException) -> None:
+    """Let an error say how to go on with the compression, in place of how to go on with its run.
+
+    Args:
+        record: of the folder.
+        error: what ended it; its notes are changed.
+    """
+    command = resume_command(record.folder)
+    of_run = f"nasframe run --resume {in_shell(record.folder / RUN)}"
+    notes = [note.replace(of_run, command) for note in getattr(error, "__notes__", [])]
+    if getattr(error, "resumable", True) and not any(command in note for note in notes):
+        notes.append(f"Go on with: {command}")
+    error.__notes__ = notes
 
 
 def _shipped_before(record: Record) -> list[Any]:

@@ -155,6 +155,7 @@ class Deployer:
         """Search within the bounds of one budget, beginning with the known trials."""
         from nasframe.registry import make
         from nasframe.search import loop
+        from nasframe.search.guarded import GuardedSampler
         from nasframe.search.restrict import joined
         from nasframe.seeds import stream_seed
 
@@ -175,8 +176,9 @@ class Deployer:
             domain, region = joined(domain, finished.plan.sampler), joined(region, finished.plan.sampler)
         else:
             seed = stream_seed(finished.plan.seed, "deploy", str(budget))
+            use = sampler or from_tables or DEFAULT_SAMPLER
             inject = {"domain": region, "seed": seed, "tables": self._tables()}
-            proposer = make("sampler", sampler or from_tables or DEFAULT_SAMPLER, inject)
+            proposer = GuardedSampler(lambda: make("sampler", use, inject), joined(region, use))
         result = loop.search(
             proposer,
             domain,

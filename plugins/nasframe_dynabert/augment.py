@@ -59,6 +59,8 @@ class Augment(Modifier):
             examples.
     """
 
+    reads_space = False
+
     def __init__(
         self,
         model: Path | str,

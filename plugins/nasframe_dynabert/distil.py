@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob, is_categorical
+from nasframe.interfaces import Modifier, TrainJob, output_kind
 from nasframe.records import Arch, NonNegative
 
 if TYPE_CHECKING:  # torch is imported when training begins, as nasframe_basics.loop explains
@@ -24,10 +24,11 @@ if TYPE_CHECKING:  # torch is imported when training begins, as nasframe_basics.
 class DynaBERT(Modifier):
     """Learn from a teacher alone, instead of the labels: ``λ1 · ℓ_pred + λ2 · (ℓ_emb + ℓ_hidn)``.
 
-    ``ℓ_pred`` is the soft cross-entropy of the logits y with the teacher's (0 in a regression, as in the published
-    code). ``ℓ_emb`` is the mean squared error of the embeddings' outputs E, on real tokens; ``ℓ_hidn`` is the sum of
-    those of the layers' outputs H. The input of each kept layer of the student is compared with the input of the same
-    layer of the teacher, and the student's last output with the teacher's last.
+    ``ℓ_pred`` is the soft cross-entropy of the logits y with the teacher's (label by label if several may hold at
+    once; 0 in a regression, as in the published code). ``ℓ_emb`` is the mean squared error of the embeddings' outputs
+    E, on real tokens; ``ℓ_hidn`` is the sum of those of the layers' outputs H. The input of each kept layer of the
+    student is compared with the input of the same layer of the teacher, and the student's last output with the
+    teacher's last.
 
     Args:
         teacher: name of the saved teacher, a network of the student's full size.
@@ -41,6 +42,7 @@ class DynaBERT(Modifier):
         UsageError: no term is left to learn from, as the labels do not count.
     """
 
+    reads_space = False
     needs = frozenset({"hidden_states"})
 
     def __init__(
@@ -63,7 +65,7 @@ class DynaBERT(Modifier):
         """Check that the teacher exists, and that there is a loss, before any work."""
         from nasframe.training.step import saved_model
 
-        if not is_categorical(job.task) and self.lambda2 == 0:
+        if output_kind(job.task) == "numbers" and self.lambda2 == 0:
             raise UsageError(
                 f"dynabert: stage {job.stage!r} learns nothing: lambda1 has no term in a regression, and lambda2 is 0."
             )
@@ -72,6 +74,7 @@ class DynaBERT(Modifier):
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
         """Return the distillation loss of this step's sub-network; the labels' loss is dropped."""
         import torch
+        from torch.nn import functional
 
         from nasframe.nn.losses import masked_mse, soft_cross_entropy
         from nasframe.nn.outputs import logits_of
@@ -89,9 +92,13 @@ class DynaBERT(Modifier):
         if not (same_size and has_layers):
             raise UsageError(f"dynabert: teacher {self.teacher!r} does not have the student's layers and hidden size.")
 
-        l_pred = torch.zeros(())
-        if is_categorical(step.job.task):  # in a regression it stays 0, as in the published code
+        l_pred = torch.zeros(())  # in a regression it stays 0, as in the published code
+        kind = output_kind(step.job.task)
+        if kind == "classes":
             l_pred = soft_cross_entropy(y, y_teacher)  # (D1)
+        elif kind == "independent":
+            # The same for labels that each are a yes or no: the cross-entropy with the teacher's probabilities
+            l_pred = functional.binary_cross_entropy_with_logits(y.float(), y_teacher.detach().float().sigmoid())
         pairs = matched_states(kept, teacher_depth)
         if not self.embeddings:  # without the teacher's state 0, which is the output of its embeddings
             pairs = [(i, j) for i, j in pairs if j > 0]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from nasframe.errors import UsageError
 from nasframe.records import Arch
 
 
@@ -26,8 +26,6 @@ class Codes:
     """
 
     def __init__(self, domain: Any) -> None:
-        if not (hasattr(domain, "encode") and hasattr(domain, "joined")):
-            raise UsageError(f"sampler 'frontier' needs a domain of knobs, but got {type(domain).__name__}")
         self.domain = domain.joined({})
         self.sizes = np.array(self.domain.shape)
         widths = self.sizes + 1  # one more for "inactive"
@@ -50,7 +48,7 @@ class Codes:
 
     def settled(self, rows: np.ndarray) -> np.ndarray:
         """Mark inactive knobs, so that equal networks have equal rows."""
-        for parent, active in self.rules:
+        for parent, active in self.rules:  # parents first: what depends on an inactive knob is inactive, too
             rows = np.where(active[rows[:, parent]], rows, self.sizes)
         return rows
 
@@ -83,23 +81,32 @@ class Codes:
         return table
 
     def _activity_rules(self) -> list[tuple[int, np.ndarray]]:
-        """Return which knobs are active at each value of a knob that others depend on.
+        """Return which knobs are active at each value of a knob that others depend on, parents before their children.
 
         Returns:
-            Pairs of a knob's position and a ``(values, knobs)`` table of booleans.
+            Pairs of a knob's position and a ``(values + 1, knobs)`` table of booleans; its last row is for "inactive".
         """
-        rules = []
-        names = list(self.domain.dims)
-        for knob, size in enumerate(self.sizes):
-            active = np.zeros((size, len(names)), bool)
-            for value in range(size):
-                # Only this knob moves; a knob that then comes and goes depends on it.
-                probe = [0] * len(names)
-                probe[knob] = value
-                arch = self.domain.decode(probe)
-                active[value] = [name in arch for name in names]
-            depends = active.any(axis=0) & ~active.all(axis=0)
-            if depends.any():
-                # A knob that does not depend on this one counts as active here: the rule must leave it alone.
-                rules.append((knob, active | ~depends))
-        return rules
+        conditions = self.domain.conditions()
+        tables: dict[int, np.ndarray] = {}
+        for knob, condition in enumerate(conditions):
+            if condition is None:
+                continue
+            parent, active_at = condition
+            # A knob that does not depend on this one counts as active here: the rule must leave it alone.
+            table = tables.setdefault(parent, np.ones((self.sizes[parent] + 1, len(conditions)), bool))
+            table[:, knob] = [*active_at, False]
+        return sorted(tables.items(), key=lambda rule: depth(rule[0], conditions))
+
+
+def depth(knob: int, conditions: Sequence[tuple[int, np.ndarray] | None]) -> int:
+    """Return on how many other knobs the effect of a knob depends.
+
+    >>> depth(1, [None, (0, np.array([True]))])
+    1
+    """
+    count = 0
+    condition = conditions[knob]
+    while condition is not None:
+        count += 1
+        condition = conditions[condition[0]]
+    return count

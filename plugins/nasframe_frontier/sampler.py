@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from nasframe import registry
 from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.records import Arch, Count, Trial
 from nasframe.search.domain import DomainError
@@ -61,6 +62,8 @@ class FrontierSampler:
     True
     """
 
+    needs = ("encode", "conditions", "joined")
+
     def __init__(
         self,
         domain: Any,
@@ -72,6 +75,7 @@ class FrontierSampler:
     ) -> None:
         if not (2 <= candidates <= 2000 and memory >= 16):
             raise UsageError("sampler 'frontier': expected 2 <= candidates <= 2000 and memory >= 16")
+        registry.refuse_domain("sampler 'frontier'", domain, self.needs)
         self.domain = domain
         self.codes = Codes(domain)
         self.rng = np.random.default_rng(seed)

@@ -96,6 +96,7 @@ class DHSPG(GroupModifier):
         UsageError: a share, eps or λ out of range.
     """
 
+    reads_space = False
     name = "dhspg"
     target: float | dict[str, float]
 

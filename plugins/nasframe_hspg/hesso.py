@@ -69,6 +69,7 @@ class HESSO(GroupModifier):
         UsageError: a share or a weight out of range.
     """
 
+    reads_space = False
     name = "hesso"
     target: float | dict[str, float]
 

@@ -73,6 +73,7 @@ class HSPG(GroupModifier):
         UsageError: a share, eps or λ out of range.
     """
 
+    reads_space = False
     name = "hspg"
     caps: float | dict[str, float]
 

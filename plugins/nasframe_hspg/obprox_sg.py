@@ -47,6 +47,7 @@ class OBProxSG(GroupModifier):
         UsageError: a share, eps or λ out of range.
     """
 
+    reads_space = False
     name = "obprox_sg"
     returns_arch = False
     keeps_zeros = True

@@ -406,10 +406,10 @@ class OperatorChain(Described):
             return nn.ModuleList([self.embedding, self.maps, self.blocks])
         return self
 
-    def part(self, name: str) -> nn.Module | None:
+    def part(self, name: str) -> Sequence[nn.Module] | None:
         """Return the blocks and the maps between them, and as the backbone also the embedding."""
         encoder = [self.maps, self.blocks]
-        return nn.ModuleList(encoder if name == "encoder" else [self.embedding, *encoder])
+        return encoder if name == "encoder" else [self.embedding, *encoder]
 
     def for_task(self, auto_class: str, labels: Sequence[str] | None) -> OperatorChain:
         """Return the same chain with copies of its weights, and a new head for classes or tokens.

@@ -448,10 +448,11 @@ class _Fit:
         """Return how far the teacher's outputs are from those with one part replaced, the mean over ``select`` (P2)."""
         import torch
 
-        from nasframe.interfaces import is_categorical
-        from nasframe.nn.losses import distillation
+        from nasframe.interfaces import output_kind
+        from nasframe.nn.losses import matching
         from nasframe_nas_bert.networks import seen
 
+        kind = output_kind(self.job.task)
         total = 0.0
         examples = 0
         with torch.no_grad():
@@ -461,10 +462,7 @@ class _Fit:
                 following = 0 if part == EMBEDDING else self.space.block_names.index(part) + 1
                 logits = self.parent.head(self._through_parent(output, mask, following))
                 expected = self.parent.head(states[-1])
-                if is_categorical(self.job.task):
-                    error = distillation(logits, expected)  # KL(teacher ‖ replaced)
-                else:
-                    error = (logits - expected).square().mean()
+                error = matching(kind, logits, expected)  # of classes: KL(teacher ‖ replaced)
                 count = len(mask)
                 total += float(error) * count
                 examples += count

@@ -60,6 +60,7 @@ class ADMM(Modifier):
             weights from before the projection.
     """
 
+    reads_space = False
     elementwise = True
     keeps_zeros = True
 

@@ -13,9 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nasframe import registry
 from nasframe.errors import UsageError
-from nasframe.interfaces import start_sampler
 from nasframe.records import Arch, Trial, arch_id
 from nasframe.search.domain import SCAN, Choices
+from nasframe.search.guarded import GuardedSampler
+from nasframe.search.restrict import joined
 
 TRIES = 100  # asks for something new, beyond one for each trial that the study has
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -74,9 +75,9 @@ class Proposer:
                 return costs(mappings)
 
             inject["costs"] = costs_of_archs
-        self.sampler = registry.make("sampler", use, inject)
+        self.sampler = GuardedSampler(lambda: registry.make("sampler", use, inject), joined(self.domain, use))
         self.rng = np.random.default_rng(seed)
-        start_sampler(self.sampler, "study", 0, "search")
+        self.sampler.start("study", 0, "search")
 
     def params(self, arch: Arch) -> dict[str, Any]:
         """Return the parameters of an architecture."""

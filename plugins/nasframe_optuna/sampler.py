@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from nasframe import registry
 from nasframe.errors import RunError, UnsatisfiableError, UsageError, listing, suggestion
 from nasframe.options import Fault, validate
 from nasframe.records import Arch, Natural, Trial, arch_id
@@ -54,6 +55,8 @@ class OptunaSampler:
         UsageError: Optuna is not installed, the sampler or an option is unknown, or the domain has no knobs.
     """
 
+    needs = ("encode", "conditions")
+
     def __init__(
         self,
         domain: Any,
@@ -72,8 +75,7 @@ class OptunaSampler:
                 key = ".".join(map(str, place))
                 lines.append(f"sampler 'optuna': {key}: {text}")
             raise UsageError("\n".join(lines))
-        if not hasattr(domain, "decode"):
-            raise UsageError(f"sampler 'optuna' needs a domain of knobs, but got {type(domain).__name__}")
+        registry.refuse_domain("sampler 'optuna'", domain, self.needs)
         self.domain = domain
         self.seed = seed
         self.name = sampler
@@ -84,7 +86,7 @@ class OptunaSampler:
         self.options = options
         self.sizes = dict(zip(domain.dims, domain.shape, strict=True))
         self.rules = _rules(domain)
-        self.order = sorted(self.sizes, key=self.rules.__contains__)  # parents before those that depend on them
+        self.order = sorted(self.sizes, key=self._depth)  # parents before those that depend on them
         self.rng = np.random.default_rng(seed)
         self.training = False
         self.reset(1)
@@ -340,12 +342,22 @@ class OptunaSampler:
         self.log.append(["ask", dict(fixed), dict(positions)])
         return trial.number, self.domain.decode(positions.values())
 
+    def _depth(self, dim: str) -> int:
+        """Return on how many other dimensions the effect of a dimension depends."""
+        depth = 0
+        while dim in self.rules:
+            dim, _ = self.rules[dim]
+            depth += 1
+        return depth
+
     def _has_effect(self, dim: str, positions: Mapping[str, int]) -> bool:
         """Tell whether a dimension has an effect at these positions of those that others depend on."""
-        if dim not in self.rules:
-            return True
-        parent, active_at = self.rules[dim]
-        return positions[parent] in active_at
+        while dim in self.rules:  # up the chain, since a parent may have no effect itself
+            parent, active_at = self.rules[dim]
+            if positions[parent] not in active_at:
+                return False
+            dim = parent
+        return True
 
     def _suggest(self, trial: Any, dim: str) -> int:
         if self.knobs == "ordinal":
@@ -415,15 +427,8 @@ def _rules(domain: Any) -> dict[str, tuple[str, frozenset[int]]]:
     """Return dimension → (the dimension it depends on, the positions of that at which it has an effect)."""
     rules = {}
     names = list(domain.dims)
-    for parent, size in zip(names, domain.shape, strict=True):
-        # Only the parent moves; a dimension that then comes and goes depends on it.
-        archs = []
-        for position in range(size):
-            positions = dict.fromkeys(names, 0)
-            positions[parent] = position
-            archs.append(domain.decode(positions.values()))
-        for dim, (knob, *_) in domain.dims.items():
-            active_at = frozenset(position for position, arch in enumerate(archs) if knob in arch)
-            if 0 < len(active_at) < size:
-                rules[dim] = (parent, active_at)
+    for dim, condition in zip(names, domain.conditions(), strict=True):
+        if condition is not None:
+            parent, active_at = condition
+            rules[dim] = (names[parent], frozenset(active_at.nonzero()[0].tolist()))
     return rules

@@ -54,6 +54,7 @@ class ScheduledPrune(Modifier):
         UsageError: nothing to prune, or sizes that exclude each other.
     """
 
+    reads_space = False
     returns_arch = True
 
     def __init__(
@@ -109,6 +110,41 @@ class ScheduledPrune(Modifier):
         full = self.full_sizes(job)
         lowered(full, self.sizes_to_end_with(full), 1.0)
 
+    def validate_length(self, job: TrainJob) -> None:
+        """Refuse a stage with too few steps for its cuts.
+
+        How many cuts there are may depend on sizes that earlier stages or the target decide on; there is one at least.
+
+        Raises:
+            UsageError: it says how many steps there are.
+        """
+        self.interval_between(self.times or self.fewest_cuts(job), job.total)
+
+    def fewest_cuts(self, job: TrainJob) -> int:
+        """Return how many cuts there are at least, if ``times`` does not say."""
+        if job.net is None:
+            return 1
+        full = self.full_sizes(job)
+        goal = self.sizes_to_end_with(full)
+        removes_layers = goal.get("layers", len(full["layers"])) < len(full["layers"])
+        if self.target is not None and not removes_layers:
+            return 1  # one for each head that goes, which shows when the target is met
+        return default_times(full, goal)
+
+    def interval_between(self, times: int, total: int) -> int:
+        """Return how many steps lie between two cuts.
+
+        Raises:
+            UsageError: not even one.
+        """
+        interval = int(self.over * total / times)  # (R6)
+        if total and interval < 1:  # the length is unknown, 0, if nothing is to be trained
+            raise UsageError(
+                f"scheduled_prune: {times} cuts within {self.over:g} of {total} steps. Expected at least a step "
+                "for each: a longer stage, a larger 'over' or fewer 'times'."
+            )
+        return interval
+
     def full_sizes(self, job: TrainJob) -> dict[str, Any]:
         """Return every size at the start of a stage."""
         complete = getattr(job.space, "sizes", dict)  # a space may give sizes that an architecture leaves out
@@ -137,12 +173,7 @@ class ScheduledPrune(Modifier):
             goal |= sizes_within(job.net, full, goal.get("layers"), self.target, whole)
         times = self.times or default_times(full, goal)
         self.archs = [lowered(full, goal, t / times) for t in range(times + 1)]
-        self.interval = int(self.over * job.total / times)  # (R6)
-        if job.total and self.interval < 1:  # the length is unknown, 0, if nothing is to be trained
-            raise UsageError(
-                f"scheduled_prune: {times} cuts within {self.over:g} of {job.total} steps. Expected at least a step "
-                "for each: a longer stage, a larger 'over' or fewer 'times'."
-            )
+        self.interval = self.interval_between(times, job.total)
         if self.sums is None and any(unit in goal for unit in UNITS):
             self.sums = Accumulated(job.net)
         self.restore()

@@ -34,6 +34,7 @@ class Adversary(Modifier):
         beta1: β₁ of θ's Adam; published: 0.5.
     """
 
+    reads_space = False
     needs = frozenset({"hidden_states"})
 
     def __init__(

@@ -57,6 +57,7 @@ class Slimming(Modifier):
         tune: the share of the steps, at the end, in which ρ is 0 and the structure is fixed.
     """
 
+    reads_space = False
     returns_arch = True
 
     def __init__(

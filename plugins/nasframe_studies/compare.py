@@ -127,11 +127,15 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Settings | Map
     )
     # The sentences are last: they are worded from the rest of the record.
     limits = [*findings.limits(comparison), *conditions.network_notes(models)]
+    recommended = recommendations(comparison, models, rows.teachers)
+    notes = list(_notes(comparison, rows, runs, unlike, study))
+    if recommended.note is not None:
+        notes.append(recommended.note)
     return replace(
         comparison,
-        notes=list(_notes(comparison, rows, runs, unlike, study)),
+        notes=notes,
         findings=list(findings.findings(comparison)),
-        shipped=recommendations(comparison, models, rows.teachers),
+        shipped=recommended.shipped,
         limits=limits,
     )
 

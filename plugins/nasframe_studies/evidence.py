@@ -6,6 +6,7 @@ Each part has one public function, which takes the compared models and the facts
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from nasframe.measures import objective_in, sign_of
 from nasframe.records import CostFormat, plus
 from nasframe.report.example_stats import are_whole, metric_difference
 from nasframe.report.format import PLAIN_COST
+from nasframe.report.predictions import PROBABILITY, hold_sets, set_column
 from nasframe.report.read import AXES
 from nasframe.search.pareto import hypervolume
 from nasframe_studies import stats
@@ -406,11 +408,19 @@ def _in_order(predictions: pd.DataFrame, own: Sequence[str] | None, wanted: Sequ
         return predictions
     positions = {output: wanted.index(name) for output, name in enumerate(own)}
     columns = [name for name in ("label", "prediction") if name in predictions]
+    if columns and all(hold_sets(predictions[name].tolist()) for name in columns):
+        translated_sets = {name: [_translated(value, positions) for value in predictions[name]] for name in columns}
+        return predictions.assign(**translated_sets)
     # Anything else than a number of an output has no position: map() would turn it into NaN.
     if not predictions[columns].isin(list(positions)).all(axis=None):
         return predictions
     translated = {name: predictions[name].map(positions) for name in columns}
     return predictions.assign(**translated)
+
+
+def _translated(outputs: str, positions: Mapping[int, int]) -> str:
+    """Return a list of outputs, as a file of predictions has it, in another order of the classes."""
+    return str(sorted(positions[output] for output in json.loads(outputs)))
 
 
 def positive_output(run: RunFacts | None) -> int | None:
@@ -436,19 +446,34 @@ def _pair(arm: pd.DataFrame, reference: pd.DataFrame, metric: str, positive: int
     same_labels = own["label"].tolist() == other["label"].tolist()
     if not same_ids or not same_labels:
         return ExampleScores(note=OTHER_EXAMPLES)
-    labels = own["label"].to_numpy()
-    first = own["prediction"].to_numpy()
-    second = other["prediction"].to_numpy()
+    labels, first, second = _sides(own, other)
     scores = ExampleScores(n=len(labels))
     # Real-valued predictions are never exactly right, so McNemar's test has nothing to count.
     of_classes = are_whole(labels) and are_whole(first) and are_whole(second)
     if of_classes:
-        test = stats.mcnemar(first == labels, second == labels)
+        test = stats.mcnemar(_are_right(first, labels), _are_right(second, labels))
         scores = replace(scores, only_arm=test.only_first, only_reference=test.only_second, p=test.p)
     gap = metric_difference(labels, first, second, metric, positive)
     if gap is None:
         return scores
     return replace(scores, difference=gap.difference, low=gap.low, high=gap.high)
+
+
+def _sides(own: pd.DataFrame, other: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the labels of examples and both models' predictions; of several labels 0 or 1 for each output."""
+    columns = [own["label"], own["prediction"], other["prediction"]]
+    if not hold_sets(own["label"].tolist()):
+        labels, first, second = (column.to_numpy() for column in columns)
+        return labels, first, second
+    outputs = sum(name.startswith(PROBABILITY) for name in own.columns)
+    labels, first, second = (set_column(column.tolist(), outputs) for column in columns)
+    return labels, first, second
+
+
+def _are_right(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Tell which predictions are right; one of several labels if all of them are."""
+    equal: np.ndarray = predictions == labels
+    return np.all(equal, axis=1) if equal.ndim == 2 else equal
 
 
 # ---- what the arms cost

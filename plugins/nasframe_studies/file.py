@@ -40,6 +40,8 @@ MEMBERS = {"arms": "arm", "tasks": "task", "axes": "axis"}
 """Keys that hold named members, and the word for one of these."""
 LABELS = {"name", "description"}
 """Keys of a recipe that change no run."""
+WITHOUT_EFFECT = LABELS | {"observers"}
+"""Keys in which the recipes of two arms may differ and still compute the same."""
 RECIPE_KEYS = {"extends", *(key.name for key in fields(TopLevel))}.difference(KEYS)
 """The keys that only recipes have."""
 
@@ -468,7 +470,7 @@ class _Reader:
             recipes = {}
             for (other, task), plan in plans.items():
                 if other == arm:
-                    recipes[task] = {key: plan.recipe[key] for key in plan.recipe.keys() - LABELS}
+                    recipes[task] = {key: plan.recipe[key] for key in plan.recipe.keys() - WITHOUT_EFFECT}
             twin = first_arms.setdefault(canonical_json(recipes), arm)
             if twin != arm:
                 # Arms that axes made have no place of their own in the file.

@@ -1,149 +1,156 @@
 """Which models of a comparison to ship: for each task and budget the best arm, and of its seeds one finished model.
 
-An arm is chosen by its mean over seeds on the compared split; the seed by its score on ``select``, because a choice on
-``dev`` would make that model look better than it is.
+:mod:`nasframe_studies.choice` has the rule and the words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nasframe.measures import sign_of
-from nasframe.records import MetricFormat
-from nasframe.report import tables as report_tables
-from nasframe.report.recommend import beside_teacher
-from nasframe_studies import stats
+from nasframe_studies.choice import (
+    Arm,
+    Choice,
+    Lead,
+    Network,
+    Wording,
+    choose,
+    fallback_note,
+    leads,
+    sentence,
+)
 from nasframe_studies.pairs import MEAN
-from nasframe_studies.records import ArmScores, Comparison, PairTable, Shipped
-from nasframe_studies.wording import mean_and_sd
+from nasframe_studies.records import Comparison, PairTable, Shipped
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Teachers = Mapping[tuple[str, str, int], float]
+"""Arm, task and seed → the teacher's score."""
 
-def recommendations(comparison: Comparison, compared: pd.DataFrame, teachers: pd.DataFrame) -> list[Shipped]:
-    """Return a model to ship for each task and budget.
+
+@dataclass(frozen=True)
+class Recommended:
+    """What a comparison recommends.
+
+    Args:
+        shipped: a model for each task and budget.
+        note: what limits all of them; ``None`` if nothing does.
+    """
+
+    shipped: Sequence[Shipped]
+    note: str | None
+
+
+def recommendations(comparison: Comparison, compared: pd.DataFrame, teachers: pd.DataFrame) -> Recommended:
+    """Choose a model to ship for each task and budget.
 
     Args:
         comparison: the comparison, with its tables.
         compared: the compared models, with ``slot``.
         teachers: the teachers' rows.
     """
+    teacher_scores = _teacher_scores(teachers)
     chosen = []
     for table in comparison.tables:
         if table.task == MEAN:
             continue
-        form = comparison.format_of(table.task, table.metric)
-        best = _best_arm(table, form)
-        if best is None:
-            continue
-        rows = compared[(compared["task"] == table.task) & (compared["slot"] == table.model)]
-        own = rows[rows["arm"] == best.arm]
-        model = _best_seed(own, best.over_budget)
-        text = _sentence(comparison, table, best, own, teachers, model)
-        chosen.append(
-            Shipped(
-                task=table.task,
-                budget=table.model,
-                arm=best.arm,
-                seed=int(model["seed"]),
-                run=str(model["run"]),
-                model=str(model["model"]),
-                text=text,
+        arms = _arms(table, compared, teacher_scores)
+        if arms:
+            form = comparison.format_of(table.task, table.metric)
+            chosen.append((table, choose(arms, form)))
+    shipped = []
+    on_split = []
+    for (table, choice), lead in zip(chosen, _leads(comparison, chosen), strict=True):
+        shipped.append(_shipped(comparison, table, choice, lead))
+        if choice.basis == "split":
+            on_split.append(table.model)
+    return Recommended(shipped, fallback_note(on_split, comparison.split))
+
+
+def _teacher_scores(teachers: pd.DataFrame) -> Teachers:
+    scores: dict[tuple[str, str, int], float] = {}
+    for row in teachers.to_dict("records"):
+        key = (str(row["arm"]), str(row["task"]), int(row["seed"]))
+        scores.setdefault(key, float(row["score"]))
+    return scores
+
+
+def _arms(table: PairTable, compared: pd.DataFrame, teachers: Teachers) -> list[Arm]:
+    """Return the arms of a table with their networks."""
+    rows = compared[(compared["task"] == table.task) & (compared["slot"] == table.model)]
+    arms = []
+    for scored in table.arms:
+        networks = []
+        for row in rows[rows["arm"] == scored.arm].to_dict("records"):
+            seed = int(row["seed"])
+            networks.append(
+                Network(
+                    seed=seed,
+                    run=str(row["run"]),
+                    model=str(row["model"]),
+                    select=_finite(row.get("select_score")),
+                    score=float(row["score"]),
+                    teacher=teachers.get((scored.arm, table.task, seed)),
+                    over="over" if seed in scored.over_budget else "",
+                )
             )
-        )
-    return chosen
+        arms.append(Arm(scored.arm, networks))
+    return arms
 
 
-def _best_arm(table: PairTable, form: MetricFormat) -> ArmScores | None:
-    """Return the arm with the best mean; arms that are over the budget in some run count only if all are."""
-    return max(_candidates(table), key=lambda row: sign_of(form) * row.mean, default=None)
+def _finite(value: Any) -> float | None:
+    """Return a number; ``None`` for what tables have in its place."""
+    return None if value is None or not np.isfinite(value) else float(value)
 
 
-def _candidates(table: PairTable) -> list[ArmScores]:
-    within = [row for row in table.arms if not row.over_budget]
-    return within or list(table.arms)
+def _leads(comparison: Comparison, chosen: Sequence[tuple[PairTable, Choice]]) -> list[Lead | None]:
+    """Test the leads of recommended arms, adjusted over the same families as the tables: a task's, or the page's."""
+    families: dict[str, list[int]] = {}
+    for place, (table, _) in enumerate(chosen):
+        name = "" if comparison.family == "page" else table.task
+        families.setdefault(name, []).append(place)
+    found: list[Lead | None] = [None] * len(chosen)
+    for places in families.values():
+        choices = [chosen[place][1] for place in places]
+        tables = [chosen[place][0] for place in places]
+        forms = [comparison.format_of(table.task, table.metric) for table in tables]
+        for place, lead in zip(places, leads(choices, forms), strict=True):
+            found[place] = lead
+    return found
 
 
-def _best_seed(rows: pd.DataFrame, over_budget: Sequence[int]) -> dict[str, Any]:
-    """Return the row of the seed that scored best on ``select``, of those within the budget if there are any.
-
-    If no scores are known, it is the first seed.
-    """
-    records: list[dict[str, Any]] = [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
-
-    def score(row: dict[str, Any]) -> float:
-        value = row.get("select_score")
-        return -np.inf if value is None or np.isnan(value) else float(value)
-
-    within = [row for row in records if int(row["seed"]) not in over_budget]
-    return max(within or records, key=score)
-
-
-def _sentence(
-    comparison: Comparison,
-    table: PairTable,
-    best: ArmScores,
-    rows: pd.DataFrame,
-    teachers: pd.DataFrame,
-    model: dict[str, Any],
-) -> str:
-    """Write a recommendation in plain words."""
-    form = comparison.format_of(table.task, table.metric)
-    place = f" on {table.task}" if len(comparison.tasks) > 1 else ""
-    seeds = "1 seed" if best.n == 1 else f"{best.n} seeds"
-    unit = " %" if form.percent else ""
-    title = "best" if form.higher_is_better else "best (lowest)"
-    candidates = _candidates(table)
-    among = " of the arms within the budget" if len(candidates) < len(table.arms) else ""
-    text = (
-        f"For {table.model}{place}, ship {model['model']} of {best.arm}, seed {model['seed']}: {best.arm} has the"
-        f" {title} {comparison.split} {table.metric}{among}, {mean_and_sd(form, best.mean, best.sd)}{unit} over {seeds}"
+def _shipped(comparison: Comparison, table: PairTable, choice: Choice, lead: Lead | None) -> Shipped:
+    wording = Wording(
+        budget=table.model,
+        place=f" on {table.task}" if len(comparison.tasks) > 1 else "",
+        metric=table.metric,
+        form=comparison.format_of(table.task, table.metric),
+        split=comparison.split,
     )
-    loss = _against_teachers(form, rows, teachers)
-    if loss:
-        text += f", {loss}"
-    text += "."
-    runner_up = _runner_up(candidates, best, form)
-    if runner_up is not None:
-        name, resolved = runner_up
-        if not resolved:
-            text += f" Its lead over {name} is not resolved, so {name} may be as good."
-    if best.over_budget:
-        text += " Every arm is over this budget in some run."
-    return text
+    network = choice.arm.network
+    return Shipped(
+        task=table.task,
+        budget=table.model,
+        arm=choice.arm.name,
+        seed=network.seed,
+        run=network.run,
+        model=network.model,
+        text=sentence(choice, lead, wording),
+        chosen_on=_chosen_on(comparison, choice),
+        runner_up=None if lead is None else lead.over,
+        p_holm=None if lead is None else lead.p,
+    )
 
 
-def _against_teachers(form: MetricFormat, rows: pd.DataFrame, teachers: pd.DataFrame) -> str:
-    """Say how an arm compares with its teachers, seed by seed; empty if it has none."""
-    keys = ["arm", "task", "seed"]
-    pairs = rows.merge(teachers, on=keys, suffixes=("", "_of_teacher"))
-    if pairs.empty:
+def _chosen_on(comparison: Comparison, choice: Choice) -> str:
+    """Name the split whose scores decided; empty if there was nothing to decide."""
+    if choice.basis == "only":
         return ""
-    gap = stats.paired(pairs["score"].astype(float).tolist(), pairs["score_of_teacher"].astype(float).tolist())
-    text = beside_teacher(form, gap.mean)
-    if gap.t_low is not None and gap.t_high is not None:
-        ends = f"{report_tables.difference(form, gap.t_low)} to {report_tables.difference(form, gap.t_high)}"
-        text += f" (95 % interval over seeds {ends})"
-    return text
-
-
-def _runner_up(candidates: Sequence[ArmScores], best: ArmScores, form: MetricFormat) -> tuple[str, bool] | None:
-    """Return the arm with the second best mean, and whether the best one is resolved from it, seed by seed."""
-    others = [row for row in candidates if row.arm != best.arm]
-    if not others:
-        return None
-    second = max(others, key=lambda row: sign_of(form) * row.mean)
-    seeds = best.scores.keys() & second.scores.keys()
-    own = [best.scores[seed] for seed in sorted(seeds)]
-    other = [second.scores[seed] for seed in sorted(seeds)]
-    if not seeds:
-        return second.arm, False
-    p = stats.paired(own, other).p_t
-    return second.arm, p is not None and p < stats.ALPHA
+    return "select" if choice.basis == "select" else comparison.split
 
 
 def lines(shipped: Sequence[Shipped]) -> list[str]:

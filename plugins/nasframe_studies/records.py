@@ -328,11 +328,15 @@ class Shipped:
     Args:
         task: the task.
         budget: the budget, group or name of the model.
-        arm: the arm with the best mean.
+        arm: the arm with the best mean on ``select``.
         seed: of its runs the one that scored best on ``select``.
         run: the run's directory.
         model: the model's name in it.
         text: the recommendation in plain words.
+        chosen_on: the split whose scores decided between the arms: ``select``, or the compared one if some arm has no
+            scores on ``select``; empty if only one arm could be chosen.
+        runner_up: the arm that comes second; ``None`` if there is no other within the budget.
+        p_holm: of the paired t test against it, after Holm's adjustment for all arms that could be chosen.
     """
 
     task: str
@@ -342,6 +346,9 @@ class Shipped:
     run: str
     model: str
     text: str
+    chosen_on: str = ""
+    runner_up: str | None = None
+    p_holm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

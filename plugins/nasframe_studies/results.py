@@ -35,8 +35,8 @@ def collect(directory: str | Path) -> pd.DataFrame:
     ``network``                   equal for models of a run that are one network: one architecture, equal scores
     ``over_budget``               the final costs by which the model is over its budget, or nothing
     ``metric, score``             the compared metric on the compared split
-    ``select_score``              the score on ``select`` in the search that found it, else its ``select`` metric;
-                                  as a number to maximise: negative if less of the metric is better
+    ``select_score``              the compared metric on ``select``, else the score in the search that found it, if
+                                  that is of the same metric; as a number to maximise: negative if less is better
     ``beside.<metric>``           a metric that every table shows with the score, as MNLI's ``accuracy_mismatched``
     ``<cost>``                    ``encoder_params``, ``params``, ``macs``, ``size``, ``latency`` … as evaluated
     ``<cost>_relative``           the same as a share of the teacher's
@@ -131,20 +131,25 @@ def run_rows(directory: str | Path, metric: str | None = None, split: str = "dev
 
 
 def _select_scores(report: Mapping[str, Any], stages: Iterable[StageRecord], metric: str) -> dict[str, float | None]:
-    """Return model → its score on ``select``, as a number to maximise."""
+    """Return model → its score on ``select`` by the compared metric, as a number to maximise."""
     from nasframe.measures import sign_of
     from nasframe.report.format import metric_format
 
     sign = sign_of(metric_format(report["formats"], metric))
     scores = {}
+    # Arms are chosen by these scores. What an evaluation measured is measured alike in all arms; a search's own score
+    # may be of other weights, and is of the primary metric.
+    if metric == report["metric"]:
+        for stage in stages:
+            if stage.verb == "search":
+                for name, winner in stage.result.get("winners", {}).items():
+                    scores[name] = winner.get("score")
     for model in report["models"]:
         value = model["metrics"].get("select", {}).get(metric)
-        scores[model["name"]] = None if value is None else sign * value
-    # The score in the search that found a winner comes first: the choice of the model rested on it.
-    for stage in stages:
-        if stage.verb == "search":
-            for name, winner in stage.result.get("winners", {}).items():
-                scores[name] = winner.get("score")
+        if value is not None:
+            scores[model["name"]] = sign * value
+        else:
+            scores.setdefault(model["name"], None)
     return scores
 
 

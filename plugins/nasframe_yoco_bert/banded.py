@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Ge, Le
 
+from nasframe import registry
 from nasframe.errors import UsageError
 from nasframe.notices import Notify, say
 from nasframe.records import Arch, Count, Percent, Positive, Share, Trial, arch_id
@@ -82,6 +83,7 @@ class BandedSNG:
     """
 
     along = "size"
+    needs = ("knobs", "encode", "enumerate")
 
     def __init__(
         self,
@@ -99,11 +101,12 @@ class BandedSNG:
         top: Count = 2,
         notify: Notify = say,
     ) -> None:
-        knobs = getattr(domain, "knobs", {})
+        registry.refuse_domain("sampler 'banded_sng'", domain, self.needs)
+        knobs = domain.knobs
         if self.along not in knobs or len(knobs) < 2:
             raise UsageError(
                 "sampler 'banded_sng' needs a domain with the knob 'size' and choices of one size, as the space "
-                f"'compound' has. It got the knobs {', '.join(knobs) or 'of ' + type(domain).__name__}."
+                f"'compound' has. It got the knobs {', '.join(knobs)}."
             )
         if coverage + learning > 1:
             raise UsageError(

@@ -35,6 +35,9 @@ class Coordinates:
         self.valid = np.arange(self.shape.max()) < self.shape[:, None]
         self.reference = domain.encode(domain.largest())
         self.parent, self.on = self._rules()
+        self.depth = max(
+            (len(self._chain(d)) for d in range(len(self.rows))), default=0
+        )  # conditions of the deepest dimension
         self.priced = costs is not None
         self.base = 0.0
         self.effect = np.zeros(self.valid.shape)
@@ -45,7 +48,7 @@ class Coordinates:
 
     def live(self, positions: np.ndarray) -> np.ndarray:
         """Return ``(n, D)`` booleans: which dimensions have an effect at ``(n, D)`` positions."""
-        return self.on[self.rows, positions[:, self.parent]]
+        return self._down_the_chain(self.on[self.rows, positions[:, self.parent]])
 
     def canonical(self, positions: np.ndarray) -> np.ndarray:
         """Return ``(D,)`` positions as the domain encodes them: 0 for dimensions without an effect."""
@@ -63,7 +66,8 @@ class Coordinates:
         effect = np.einsum("bdk,dk->bd", self._tilts, p * self.effect) / total
         # A dimension costs something only if the one that it depends on switches it on.
         total_of_parent = total[:, self.parent]
-        active = np.einsum("bdk,dk->bd", self._tilts_on, p[self.parent]) / total_of_parent
+        switched_on = np.einsum("bdk,dk->bd", self._tilts_on, p[self.parent]) / total_of_parent
+        active = self._down_the_chain(switched_on)
         return self.base + (active * effect).sum(1)
 
     def tilted(self, p: np.ndarray, beta: float) -> np.ndarray:
@@ -76,6 +80,16 @@ class Coordinates:
         falling = np.minimum.accumulate(self.mean_costs(p))  # rounding may make it rise in places
         beta = float(np.interp(-target, -falling, BETAS))
         return self.tilted(p, beta)  # (Y14)
+
+    def _down_the_chain(self, own: np.ndarray) -> np.ndarray:
+        """Multiply what holds for each dimension by what holds for all those that it depends on, ``(n, D)``.
+
+        A dimension that depends on none is its own parent, and what holds for it is 1.
+        """
+        product = own
+        for _ in range(self.depth - 1):
+            product = own * product[:, self.parent]
+        return product
 
     def _changed(self, positions: np.ndarray, d: Any, value: int) -> np.ndarray:
         """Return positions with another value in dimension ``d``."""
@@ -92,16 +106,20 @@ class Coordinates:
         """
         parent = self.rows.copy()
         on = np.ones(self.valid.shape, bool)
-        for p in self.rows:
-            values = range(self.shape[p])
-            archs = [self.domain.decode(self._changed(self.reference, p, value)) for value in values]
-            live = np.array([self.domain.active(arch) for arch in archs])  # (values, D)
-            depends_on_p = live.any(0) & ~live.all(0)
-            for d in np.flatnonzero(depends_on_p):
-                parent[d] = p
+        for d, condition in enumerate(self.domain.conditions()):
+            if condition is not None:
+                parent[d], active_at = condition
                 on[d] = False
-                on[d, : self.shape[p]] = live[:, d]
+                on[d, : len(active_at)] = active_at
         return parent, on
+
+    def _chain(self, d: int) -> list[int]:
+        """Return a dimension and those that it depends on, without the last, which depends on none."""
+        chain = []
+        while self.parent[d] != d:
+            chain.append(d)
+            d = self.parent[d]
+        return chain
 
     def _effects(self, costs: Costs) -> tuple[float, np.ndarray]:
         """Probe how much each value adds to the reference, or to the nearest origin at which it has an effect.
@@ -134,8 +152,10 @@ class Coordinates:
         for d in self.rows:
             origin = self.reference
             if not is_live[d]:
-                first_value = int(np.flatnonzero(self.on[d])[0])
-                origin = self._changed(self.reference, self.parent[d], first_value)
+                for link in self._chain(int(d)):
+                    if not self.on[link, origin[self.parent[link]]]:
+                        first_value = int(np.flatnonzero(self.on[link])[0])
+                        origin = self._changed(origin, self.parent[link], first_value)
             origins.append(origin)
         return origins
 

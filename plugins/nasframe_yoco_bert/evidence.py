@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob, is_categorical, sizes_of
+from nasframe.interfaces import Modifier, TrainJob, output_kind, sizes_of
 from nasframe.processes import from_leader, leader
 from nasframe.records import Arch, Batch, Count, Positive, Size
 from nasframe.seeds import stream_seed
@@ -52,6 +52,8 @@ class ImportancePrior(Modifier):
         batches: training batches that the scores are averaged over. They count as training compute.
         batch_size: examples in each.
     """
+
+    reads_space = False
 
     def __init__(
         self,
@@ -142,6 +144,8 @@ class Probes(Modifier):
         examples: examples of a probe, at least; whole batches are used.
     """
 
+    reads_space = False
+
     def __init__(self, teacher: str = "teacher", share: Positive = 0.25, examples: Size = 64) -> None:
         self.teacher = teacher
         self.share = share
@@ -192,9 +196,7 @@ class Probes(Modifier):
 
     def _divergence(self, step: Step, arch: Arch) -> torch.Tensor:
         """Return the mean divergence of a sub-network from the teacher over the kept batches."""
-        from torch.nn import functional
-
-        from nasframe.nn.losses import distillation
+        from nasframe.nn.losses import matching
         from nasframe.nn.outputs import logits_of
 
         total: Any = 0.0
@@ -202,10 +204,7 @@ class Probes(Modifier):
         for batch in self.batches:
             student = logits_of(step.forward(arch, batch), "probes")
             teacher = logits_of(step.passes.teacher(self.teacher, None, batch), f"probes: teacher {self.teacher!r}")
-            if not is_categorical(step.job.task):
-                divergence = functional.mse_loss(student.float(), teacher.float())
-            else:
-                divergence = distillation(student, teacher)  # (Y18)
+            divergence = matching(output_kind(step.job.task), student, teacher)  # (Y18)
             total = total + divergence * len(batch)
             count += len(batch)
             self.credit -= self._effort(step, arch, batch)

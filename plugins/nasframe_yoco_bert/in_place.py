@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, Step, TrainJob, is_categorical
-from nasframe.nn.losses import distillation
+from nasframe.interfaces import Modifier, Step, TrainJob, output_kind
+from nasframe.nn.losses import matching
 from nasframe.nn.outputs import logits_of
 from nasframe.records import Arch, Positive, Share
 
@@ -17,13 +16,16 @@ from nasframe.records import Arch, Positive, Share
 class InPlaceKD(Modifier):
     """Let the largest sub-network of each step teach the others of that step, without an extra forward pass.
 
-    The others learn ``(1 − weight) · loss + weight · T² · KL(largest ‖ other)``, or the squared difference in
-    regression. The largest must come first, as it does from the sampler ``sandwich`` with ``archs_per_step: 3``.
+    The others learn ``(1 − weight) · loss + weight · T² · KL(largest ‖ other)``: label by label if several may hold at
+    once, and the squared difference in regression. The largest must come first, as it does from the sampler
+    ``sandwich`` with ``archs_per_step: 3``.
 
     Args:
         temperature: T, which makes both distributions softer.
         weight: share of the distillation term, 0 to 1. At 0 nothing is taught, and the order does not matter.
     """
+
+    reads_space = False
 
     def __init__(self, temperature: Positive = 1.0, weight: Share = 0.5) -> None:
         self.temperature, self.weight = temperature, weight
@@ -61,8 +63,5 @@ class InPlaceKD(Modifier):
                 "Expected the largest first in every step, as 'sampler: sandwich' with archs_per_step: 3 proposes it."
             )
         logits = logits_of(step.outputs, "kd_in_place")
-        if not is_categorical(step.job.task):
-            term = functional.mse_loss(logits.float(), self.logits.float())
-        else:
-            term = distillation(logits, self.logits, self.temperature)
+        term = matching(output_kind(step.job.task), logits, self.logits, self.temperature)
         return (1 - self.weight) * loss + self.weight * term

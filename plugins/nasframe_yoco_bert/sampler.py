@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from nasframe import registry
 from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.records import Arch, Trial
 from nasframe.search.domain import DomainError
@@ -75,14 +76,14 @@ class NaturalGradientSampler:
     """
 
     use = "sng"
+    needs: tuple[str, ...] = ("encode", "conditions", "smallest", "largest")
     penalty: Literal["monotone", "published"] = "monotone"  # of a negative score, for ``violation: {penalise: p}``
     forgets = True  # at the start of a stage: answers that the stage before left over
 
     def __init__(
         self, domain: Any, seed: int, costs: Costs | None, lam: int, delta: float, warm_up: int, parts: Parts
     ) -> None:
-        if not hasattr(domain, "dims"):
-            raise UsageError(f"sampler {self.use!r} needs a domain of knobs, but got {type(domain).__name__}")
+        registry.refuse_domain(f"sampler {self.use!r}", domain, self.needs)
         if lam < 2:
             raise UsageError(f"sampler {self.use!r}: lam is {lam}. Expected 2 or more.")
         if not isinstance(parts.explore, str) and not 0 <= parts.explore <= 1:

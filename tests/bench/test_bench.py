@@ -261,9 +261,9 @@ def test_where_a_model_answers_the_best_is_the_best_found(file, tmp_path, monkey
 
 
 def test_opponents_are_those_installed(monkeypatch):
-    assert {"random", "evolution"} <= set(opponents())
+    assert {"random", "evolution"} <= set(opponents(Choices({"width": [1, 2]})).names)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert not any(name.startswith("optuna") for name in opponents())
+    assert not any(name.startswith("optuna") for name in opponents(Choices({"width": [1, 2]})).names)
 
 
 # --- command line ----------------------------------------------------------------------------------------------------

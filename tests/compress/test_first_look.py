@@ -18,7 +18,7 @@ def table(**columns):
 
 
 def chosen(frame, text=(), label=None, kind="auto"):
-    return choose_columns(frame, "t.csv", text, label, kind)
+    return choose_columns(frame, "t.csv", text, (label,) if label else (), kind)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def chosen(frame, text=(), label=None, kind="auto"):
 )  # fmt: skip
 def test_obvious_columns_are_chosen_and_said(columns, text, label, kind):
     columns = chosen(table(**columns))
-    assert (columns.text, columns.label, columns.kind) == (text, label, kind)
+    assert (columns.text, columns.label, columns.kind) == (text, (label,), kind)
     said = " ".join(columns.said)
     assert all(repr(name) in said for name in (*text, label))
 
@@ -74,9 +74,44 @@ def test_words_are_no_scores():
         chosen(table(review=TEXTS, stars=["good", "bad"] * 20), kind="regression")
 
 
-def test_several_labels_in_a_row_are_refused():
-    with pytest.raises(UsageError, match="several labels in a row"):
-        chosen(table(text=TEXTS, label=[["a"], ["a", "b"]] * 20))
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [["a"], ["a", "b"]] * 20,
+        ["['a']", "['a', 'b']"] * 20,
+        ["fun", "sad", "fun;sad", "odd|fun", "odd", "sad;odd;fun", "", "sad;odd"] * 5,
+        ["fun", "sad", "sad, fun", "odd, fun", "odd", "sad, odd, fun", "fun, odd", "odd, sad"] * 5,
+    ],
+)
+def test_several_labels_in_a_row_are_seen_and_said(labels):
+    columns = chosen(table(text=TEXTS, tags=labels))
+    assert (columns.label, columns.kind) == (("tags",), "multi_label")
+    assert any("labels" in sentence and "as in" in sentence for sentence in columns.said)
+
+
+@pytest.mark.parametrize("labels", [["Home, Garden", "Arts, Crafts"] * 20, ["1,5", "2", "2,5", "1"] * 10])
+def test_a_comma_alone_makes_no_several_labels(labels):
+    assert chosen(table(text=TEXTS, label=labels)).kind == "classification"
+
+
+def test_columns_of_answers_are_labels():
+    frame = table(text=TEXTS, fun=["0", "1"] * 20, sad=["1", "0"] * 20)
+    columns = choose_columns(frame, "t.csv", (), ("fun", "sad"), "auto")
+    assert (columns.text, columns.label, columns.kind) == (("text",), ("fun", "sad"), "multi_label")
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_lists_of_labels_are_neither_classes_nor_scores(kind):
+    with pytest.raises(UsageError, match=r"'label' has lists of labels, as in \['a'\]. Expected --task multi_label"):
+        chosen(table(text=TEXTS, label=[["a"], ["a", "b"]] * 20), kind=kind)
+
+
+def test_columns_of_answers_are_no_classes():
+    frame = table(text=TEXTS, fun=["0", "1"] * 20, sad=["1", "0"] * 20)
+    with pytest.raises(UsageError, match=r"2 columns, one for each label. Expected one column for --task regression"):
+        choose_columns(frame, "t.csv", (), ("fun", "sad"), "regression")
+    with pytest.raises(UsageError, match="--separator: stands between the labels of one column"):
+        choose_columns(frame, "t.csv", (), ("fun", "sad"), "auto", ";")
 
 
 def test_formats_give_the_same_table(tmp_path):

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score
+from sklearn.preprocessing import MultiLabelBinarizer
 from transformers import (
     BertTokenizer,
     DebertaV2Config,
@@ -56,7 +57,12 @@ inputs = tokenizer(*columns, return_tensors="pt", padding=True, truncation=True,
 with torch.no_grad():
     logits = net(**inputs).logits
 names = net.config.id2label
-outputs = logits[:, 0].tolist() if net.config.num_labels == 1 else [names[i] for i in logits.argmax(1).tolist()]
+if net.config.problem_type == "multi_label_classification":
+    outputs = [[names[i] for i, logit in enumerate(row) if logit > 0] for row in logits.tolist()]
+elif net.config.num_labels == 1:
+    outputs = logits[:, 0].tolist()
+else:
+    outputs = [names[i] for i in logits.argmax(1).tolist()]
 print(json.dumps(outputs))
 """
 
@@ -108,12 +114,24 @@ def unicode_lines(home, draw):
     return ["satz"], "klasse", []
 
 
+def several_labels(home, draw):
+    lines = []
+    for _ in range(240):
+        sentence = text(draw)
+        number = number_of(sentence)
+        row = {"body": sentence, "tags": [f"t{part}" for part in (2, 3, 5) if number % part == 0]}
+        lines.append(json.dumps(row))
+    (home / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return ["body"], "tags", []
+
+
 KINDS = {
     "pairs": (pairs, "roberta"),
     "eight classes": (eight_classes, "electra"),
     "regression": (regression, "mpnet"),
     "parquet": (parquet, "distilbert"),
     "unicode": (unicode_lines, "deberta"),
+    "several labels": (several_labels, "roberta"),
 }
 
 
@@ -149,6 +167,12 @@ def test_a_kind_of_data_with_a_checkpoint_of_another_family(kind, tmp_path, monk
     metrics = network["metrics"]["dev"]
     if kind == "regression":
         assert metrics["pearson"] == pytest.approx(pearsonr(outputs, dev[label])[0], abs=1e-4)
+    elif kind == "several labels":
+        binarizer = MultiLabelBinarizer(classes=["t2", "t3", "t5"])
+        truth, predicted_labels = binarizer.fit_transform(dev[label]), binarizer.transform(outputs)
+        expected = f1_score(truth, predicted_labels, average="micro", zero_division=0.0)
+        assert metrics["micro_f1"] == pytest.approx(expected, abs=1e-6)
+        assert metrics["subset_accuracy"] == pytest.approx(accuracy_score(truth, predicted_labels), abs=1e-9)
     else:
         expected = [str(value) for value in dev[label]]
         assert metrics["accuracy"] == pytest.approx(accuracy_score(expected, outputs), abs=1e-9)

@@ -5,14 +5,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasframe.errors import UsageError
-from nasframe_compress.compose import LEAST_STEPS, Lengths
-from nasframe_compress.timing import LEAST, MOST, SLACK, MethodTime, Training, fit_lengths, total_seconds
+from nasframe_compress.compose import FULL, LEAST_STEPS, Effort, Lengths
+from nasframe_compress.rehearsal import SampledTask, shortened, step_passes
+from nasframe_compress.timing import (
+    EVALUATION_SHARE,
+    EXPORT_SECONDS,
+    LEAST,
+    LEAST_DEV,
+    LEAST_SELECT,
+    MOST,
+    REPORT_SECONDS,
+    SLACK,
+    Evaluations,
+    MethodTime,
+    Sizes,
+    Surroundings,
+    Training,
+    fit,
+    total_seconds,
+)
 
 TEACHER = Training("teacher", 3.0, 100, 0.2, 0.0)
+NOTHING = Surroundings(seeds=1, networks=0, slowdown=0.0)
+SIZES = Sizes(train=3200, select=1000, dev=4000)
 
 
-def method(name, epochs, step, fixed=10.0, teacher=TEACHER):
-    return MethodTime(name, teacher, [Training("tune", epochs, 100, step, 0.0)], fixed)
+def around(seeds=1, networks=0):
+    """Only what the methods themselves take."""
+    return Surroundings(seeds=seeds, networks=networks, slowdown=0.0)
+
+
+NONE = Evaluations()
+
+
+def method(name, epochs, step, fixed=10.0, teacher=TEACHER, evaluations=NONE):
+    return MethodTime(name, teacher, [Training("tune", epochs, 100, step, 0.0)], fixed, evaluations)
 
 
 def test_a_training_pays_for_its_teacher_in_the_first_epoch_only():
@@ -25,36 +52,134 @@ def test_a_short_training_still_has_its_least_steps():
     assert Training("tune", 1.0, 100, 1.0, 0.0).seconds(0.01) == LEAST_STEPS
 
 
+def test_a_training_that_keeps_its_best_weights_is_measured_once_an_epoch():
+    training = Training("teacher", 2.0, 100, 0.5, 0.0, evaluation_seconds=7.0)
+    assert training.seconds(1.0) == pytest.approx(200 * 0.5 + 2 * 7.0)
+    assert training.seconds(1.5, select=0.5) == pytest.approx(300 * 0.5 + 3 * 3.5)
+
+
 def test_methods_share_their_teacher():
     lengths = {"a": Lengths(), "b": Lengths()}
-    both = total_seconds([method("a", 1, 0.1), method("b", 1, 0.1)], lengths, seeds=2, networks=0)
+    both = total_seconds([method("a", 1, 0.1), method("b", 1, 0.1)], lengths, around(seeds=2))
     assert both == pytest.approx(2 * (10 + 10 + 10 + 10 + 60))
 
 
-@given(st.floats(150, 2000), st.floats(0.5, 8), st.floats(0.5, 8), st.integers(1, 3))
-def test_the_time_is_used_and_not_passed(seconds, first, second, seeds):
-    times = [method("a", first, 0.1), method("b", second, 0.3)]
+def test_starts_reports_and_exports_take_time_and_more_on_a_busy_machine():
+    busy = Surroundings(seeds=2, networks=3, start=4.0, once=9.0, slowdown=2.0)
+    assert busy.seconds(runs=4) == pytest.approx(9 + 4 * (4 + 2 * REPORT_SECONDS) + 3 * 2 * EXPORT_SECONDS)
+
+
+def test_what_is_measured_is_the_sum_of_its_parts():
+    whole = Evaluations(select=20, dev=80, search=240, trials=24, probes=16)
+    assert whole.seconds(FULL) == 20 + 80 + 240 + 16
+    # A quarter of select, half of dev, 6 of 24 trials on that quarter, an eighth of the batches.
+    assert whole.seconds(Effort(0.25, 0.5, 0.25, 0.125)) == 5 + 40 + 240 / 4 / 4 + 2
+
+
+def test_never_less_is_measured_than_makes_sense():
+    effort = SIZES.effort(0.0)
+    assert effort.select * SIZES.select == pytest.approx(LEAST_SELECT)
+    assert effort.dev * SIZES.dev == pytest.approx(LEAST_DEV)
+    own_dev = Sizes(train=100, select=50, dev=4000, cuts_dev=False).effort(0.0)
+    assert (own_dev.select, own_dev.dev) == (1.0, 1.0)  # there are fewer than the least; a table is not cut
+
+
+@given(st.floats(150, 2000), st.floats(0.5, 8), st.floats(0.5, 8), st.integers(1, 3), st.floats(0, 500))
+def test_the_time_is_used_and_not_passed(seconds, first, second, seeds, measuring):
+    evaluations = Evaluations(select=measuring, dev=measuring, search=measuring, trials=24, probes=measuring)
+    times = [method("a", first, 0.1, evaluations=evaluations), method("b", second, 0.3)]
     lengths = {"a": Lengths(), "b": Lengths(method=2.0)}
     seconds *= seeds
     try:
-        fitted = fit_lengths(times, lengths, seconds, seeds, networks=2)
+        fitted = fit(times, lengths, seconds, around(seeds), SIZES)
     except UsageError:
         shortest = {name: Lengths(LEAST, LEAST * length.method) for name, length in lengths.items()}
-        assert total_seconds(times, shortest, seeds, 2) > SLACK * seconds
+        assert total_seconds(times, shortest, around(seeds), SIZES.effort(0.0)) > SLACK * seconds
         return
-    needed = total_seconds(times, fitted, seeds, 2)
+    needed = total_seconds(times, fitted.lengths, around(seeds), fitted.effort)
+    assert needed == pytest.approx(fitted.seconds)
     assert needed <= SLACK * seconds
     # All methods by the same factor, and the teacher never longer than its recipe says.
-    assert fitted["b"].method == pytest.approx(2 * fitted["a"].method)
-    assert fitted["a"].teacher == pytest.approx(min(1.0, fitted["a"].method))
-    is_longest = fitted["a"].method == pytest.approx(MOST)
-    assert is_longest or needed >= 0.9 * SLACK * seconds
+    longer = fitted.lengths
+    assert longer["b"].method == pytest.approx(2 * longer["a"].method)
+    assert longer["a"].teacher == pytest.approx(min(1.0, longer["a"].method))
+    is_longest = longer["a"].method == pytest.approx(MOST)
+    is_shortest = longer["a"].method == pytest.approx(LEAST)
+    assert is_longest or is_shortest or needed >= 0.9 * SLACK * seconds
+    # Evaluations are cut down only where they would take too large a part.
+    if evaluations.seconds(FULL) * seeds <= EVALUATION_SHARE * SLACK * seconds and not is_shortest:
+        assert fitted.effort == FULL
+
+
+def test_evaluations_are_cut_to_their_part_of_the_time():
+    many = Evaluations(select=100, dev=200, search=1200, trials=24, probes=50)
+    times = [method("a", 4, 0.1, fixed=0.0, teacher=None, evaluations=many)]
+    fitted = fit(times, {"a": Lengths()}, 1000.0, NOTHING, SIZES)
+    assert fitted.effort.trials < 1
+    measuring = many.seconds(fitted.effort)
+    assert 0.9 * EVALUATION_SHARE * SLACK * 1000 <= measuring <= EVALUATION_SHARE * SLACK * 1000
+    # What is left is for training.
+    assert fitted.seconds - measuring == pytest.approx(times[0].trainings[0].seconds(fitted.lengths["a"].method))
 
 
 def test_a_time_that_is_too_short_is_refused_with_the_time_that_is_needed():
     times = [method("a", 1, 0.1)]
     lengths = {"a": Lengths()}
     with pytest.raises(UsageError, match=r"--minutes 1: too short.*Expected --minutes 2 or more") as error:
-        fit_lengths(times, lengths, 60.0, 1, 1, spent=50.0)
+        fit(times, lengths, 60.0, around(), SIZES, spent=50.0)
     assert "took 50.0 s" in str(error.value)
-    fit_lengths(times, lengths, 120.0, 1, 1, spent=50.0)
+    fit(times, lengths, 120.0, around(), SIZES, spent=50.0)
+
+
+class Task:
+    """Measures nothing, and knows how many examples it was asked for."""
+
+    sizes = {"select": 320, "dev": 20}  # noqa: RUF012
+
+    def __init__(self):
+        self.asked = []
+
+    def evaluate(self, forward, split, examples=None):
+        self.asked.append(examples)
+        return split
+
+
+def test_a_rehearsal_measures_on_few_examples_and_counts_all():
+    inner = Task()
+    task = SampledTask(inner)
+    task.stage = "choose"
+    assert task.sizes == inner.sizes
+    assert task.evaluate(None, "select") == "select"
+    task.evaluate(None, "select", 64)
+    task.evaluate(None, "dev")
+    assert inner.asked == [32, 32, 32, 20]  # the first time twice, as it also imports
+    assert [(entry.split, entry.asked, entry.taken) for entry in task.measured] == [
+        ("select", 320, 32), ("select", 64, 32), ("dev", 20, 20)
+    ]  # fmt: skip
+    first = task.measured[0]
+    assert first.whole_seconds == pytest.approx(10 * first.seconds)
+
+
+def test_a_rehearsal_has_few_steps_and_trains_the_teacher_for_one_method():
+    stages = [
+        {"train": {"save_as": "teacher", "epochs": 3, "keep": "best"}},
+        {"transform": {"use": "rewire", "score": "taylor"}},
+        {"search": {"trials": 24, "examples": 100}},
+        {"evaluate": {"split": "dev"}},
+    ]
+    first = shortened(stages, {"stages.search.examples": 8}, is_first=True)
+    assert first[0]["train"]["max_steps"] == 5
+    assert first[0]["train"]["keep"] == "best"
+    assert first[1]["transform"]["batches"] == 1
+    assert first[2]["search"] == {"trials": 2, "finalists": 1}
+    assert first[3]["evaluate"] == {"split": "dev"}
+    later = shortened(stages, {}, is_first=False)
+    assert later[0]["train"]["max_steps"] == 1
+    assert "keep" not in later[0]["train"]
+    assert later[3]["evaluate"]["costs"] == []
+    assert stages[1]["transform"] == {"use": "rewire", "score": "taylor"}
+
+
+def test_the_passes_of_a_step():
+    assert step_passes({}, 0.5) == 3
+    assert step_passes({"models": ["best@*"], "modifiers": [{"use": "kd", "teacher": "teacher"}]}, 0.5) == 2.5

@@ -127,6 +127,51 @@ def run_elsewhere(directory: Path, out: Path, uses: list[str]) -> None:
         assert word not in done.stdout + done.stderr, done.stdout + done.stderr
 
 
+TOKENIZER = """
+import sys
+import transformers
+path = sys.argv[1]
+asked = []
+def refuse(*arguments, **options):
+    asked.append(arguments)
+    raise AssertionError("a question")
+import builtins
+builtins.input = refuse
+tokenizers = [
+    transformers.AutoTokenizer.from_pretrained(path, tokenizer_type="bert"),
+    transformers.BertTokenizer.from_pretrained(path),
+]
+assert not asked
+own = tokenizers[0]
+assert type(own) is transformers.BertTokenizer, type(own)
+for other in tokenizers:
+    assert other("good bad day").data == own("good bad day").data
+    assert other.model_max_length == own.model_max_length == 40
+assert not [name for name in sys.modules if name.startswith("transformers_modules.")]  # none of its code ran
+for load in (transformers.AutoModel, transformers.AutoModelForSequenceClassification):
+    try:
+        load.from_pretrained(path, trust_remote_code=False)
+    except ValueError as error:  # and never the stock classes
+        assert "trust_remote_code=True" in str(error), error
+    else:
+        raise AssertionError(load)
+"""
+
+
+def test_the_tokenizer_of_an_export_asks_nothing_and_runs_no_code(exports, tmp_path):
+    """The ways that documents and cards name; without the flag AutoTokenizer asks, as it reads config.json first."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", TOKENIZER, str(exports["hetero"])],
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for word in ("arning", "[transformers]", "Do you wish"):
+        assert word not in done.stdout + done.stderr, done.stdout + done.stderr
+    card = (exports["hetero"] / "README.md").read_text(encoding="utf-8")
+    assert 'tokenizer = BertTokenizer.from_pretrained("path/to/this/directory")' in card
+
+
 def test_an_export_is_used_without_a_question_or_a_warning(exports, tmp_path):
     run_elsewhere(exports["hetero"], tmp_path, list(QUICK))
 

@@ -87,9 +87,9 @@ def test_grid_cycles_and_starts_again():
         (lambda: GridSampler(layered_domain(), tie=[["head", "ffn"]]), "unknown families"),
         (lambda: GridSampler(Choices({"a.0": [1, 2], "b.0": [1]}), tie=[["a", "b"]]), "cannot tie"),
         (lambda: GridSampler(layered_domain(12), tie=False), "Tie the knobs"),
-        (lambda: GridSampler(object()), "needs a domain of knobs"),
+        (lambda: GridSampler(object()), "needs a domain with 'knobs'"),
         (lambda: EverySampler(layered_domain(), limit=10).ask(), "more than 10"),
-        (lambda: EverySampler(object()).ask(), "domain to enumerate"),
+        (lambda: EverySampler(object()), "needs a domain with 'enumerate'"),
         (lambda: EvolutionSampler(flat_domain(), population=1), "population >= 2"),
     ],
 )

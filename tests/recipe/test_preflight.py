@@ -95,6 +95,26 @@ def test_the_command_says_so_with_the_line(capsys: Any) -> None:
     assert "_minilm.yaml:15:3  stages.sparse.modifiers.0  hspg: stage 'sparse'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("steps", "is_refused"), [(24, True), (25, False)])
+def test_a_training_too_short_for_its_modifier_is_refused(steps: int, is_refused: bool) -> None:
+    """Five cuts within a fifth of the steps need 25 of them; the sizes are those of an earlier stage."""
+    _, problems = check_recipe("methods/rosita", [f"stages.width.max_steps={steps}"])
+    texts = [(problem.path, problem.text) for problem in problems]
+    text = (
+        f"scheduled_prune: 5 cuts within 0.2 of {steps} steps. Expected at least a step for each: a longer stage, a "
+        "larger 'over' or fewer 'times'."
+    )
+    assert texts == ([("stages.width.modifiers.0", text)] if is_refused else [])
+
+
+def test_the_cuts_of_known_sizes_are_counted() -> None:
+    """A sixth of six layers is one cut, a third are two."""
+    short = ["stages.depth.max_steps=10"]
+    assert check_recipe("methods/rosita", short)[1] == []
+    _, (problem,) = check_recipe("methods/rosita", [*short, "stages.depth.modifiers.0.layers=67%"])
+    assert "scheduled_prune: 2 cuts within 0.1 of 10 steps" in problem.text
+
+
 def test_sizes_are_the_models_own_or_not_known() -> None:
     plan = nf.resolve(nf.load_recipe("hspg/stacked"))
     known = [stage.name for stage in same_shape(plan)]

@@ -7,9 +7,12 @@ import pytest
 
 import nasframe as nf
 from nasframe.cli import main
+from nasframe.errors import UsageError
 from nasframe.recipe.resolve import resolve
 from nasframe.running.readiness import preflight
 from nasframe.stages.inputs import RunInputs
+from nasframe.store import RunStore
+from stand_in import SPECIAL, write_net
 
 RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
 
@@ -104,3 +107,25 @@ def test_bounds_of_costs_without_a_table_are_sampled(tmp_path, capsys) -> None:
     assert [row["place"] for row in json.loads(capsys.readouterr().out)["notices"]] == ["stages.search"]
     measured = told("stages=[{search: {budgets: {latency: ['<= 0.000001']}}}]", "+estimators.latency={length: 8}")
     assert "none of the 4 sampled architectures" in measured["stages.search"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_too_few_steps_for_a_modifier_are_refused_before_the_first_stage(tmp_path: Path) -> None:
+    """How many steps an epoch has is known with the data, so it is no problem of the recipe alone."""
+    words = [*SPECIAL, "good", "bad"]
+    write_net(tmp_path / "net", words, num_hidden_layers=3)
+    rows = "".join(f"good bad {number},{number % 2}\n" for number in range(64))
+    (tmp_path / "rows.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "extends: methods/rosita\nname: short\nmodel: {use: hf, path: ./net}\n"
+        "task: {use: text_classification, train: ./rows.csv, text: text, label: label}\n",
+        encoding="utf-8",
+    )
+    recipe = nf.load_recipe(path)
+    with pytest.raises(UsageError, match=r"stages.width.modifiers.0: scheduled_prune: 5 cuts within 0.2 of") as error:
+        nf.run(recipe, out=tmp_path / "run", progress=False)
+    assert "stages.depth.modifiers.0" in str(error.value)
+    assert not list((tmp_path / "run").glob("states/*"))
+    store = RunStore(tmp_path / "run", shared=True) if (tmp_path / "run/run.db").is_file() else None
+    assert store is None or not store.stages()

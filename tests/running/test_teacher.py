@@ -15,6 +15,9 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    BertTokenizer,
+    DistilBertConfig,
+    DistilBertModel,
 )
 
 import nasframe as nf
@@ -231,6 +234,44 @@ def test_another_tokenizer_is_refused_and_an_equal_one_is_not(home):
     write_net(home / "other", words=others, kind=BertModel, **SIZES)
     model = {"use": "hf", "path": str(home / "other")}
     assert "its tokenizer is not the model's" in refusal(home, model=model)
+
+
+def distil(home):
+    """Write a DistilBERT with the teacher's words, which reads no types, and return its use."""
+    config = DistilBertConfig(n_layers=2, dim=16, n_heads=4, hidden_dim=32, vocab_size=len(WORDS))
+    DistilBertModel(config).save_pretrained(home / "distil")
+    BertTokenizer(vocab={word: place for place, word in enumerate(WORDS)}).save_pretrained(home / "distil")
+    return {"use": "hf", "path": str(home / "distil")}
+
+
+def test_a_teacher_with_types_teaches_a_model_without_them_on_single_texts(home):
+    """What it computes from the model's inputs is what it computes from its own."""
+    inputs = RunInputs(nf.resolve(loaded(home, model=distil(home))))
+    inputs.load()
+    batch = next(iter(inputs.task.train_batches(0, 0, 4)))
+    assert set(batch.inputs) == {"input_ids", "attention_mask"}
+    net = inputs.teacher_net.eval()
+    own = AutoTokenizer.from_pretrained(home / "tuned")
+    texts = own.batch_decode(batch.inputs["input_ids"], skip_special_tokens=True)
+    whole = own(texts, padding=True, return_tensors="pt")
+    assert "token_type_ids" in whole
+    with torch.no_grad():
+        assert torch.equal(net(**batch.inputs).logits, net(**whole).logits)
+
+
+def test_a_teacher_with_types_does_not_teach_pairs_to_a_model_without_them(home):
+    lines = (home / "reviews.csv").read_text(encoding="utf-8").splitlines()
+    header, *texts = lines
+    rows = [f"{line.rpartition(',')[0]},{line}" for line in texts]
+    (home / "pairs.csv").write_text("\n".join([f"first,{header}", *rows]) + "\n", encoding="utf-8")
+    text, label = header.split(",")
+    task = {
+        "use": "text_classification", "train": str(home / "pairs.csv"), "max_length": 12,
+        "text": ["first", text], "label": label,
+    }  # fmt: skip
+    said = refusal(home, model=distil(home), task=task)
+    assert "it tells the two texts of a pair apart by token_type_ids, which the model does not read" in said
+    assert "Expected single texts" in said
 
 
 def test_a_teacher_that_reads_fewer_tokens_is_refused(home):

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasframe.errors import UnsatisfiableError
+from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.search.domain import Choices, DomainError
 from nasframe.search.restrict import restrict
+from nasframe.testing.samplers import Words
 
 
 def elastic(layers=4, depths=(1, 2, 4), heads=(1, 2, 4), ffn=(8, 16)):
@@ -45,6 +46,13 @@ def domains(draw):
     active = {}
     if draw(st.booleans()):
         active = {k: ("deep", [v for v in knobs["deep"] if int(k[2]) in v]) for k in knobs if k != "deep"}
+        parent, depth = "deep", draw(st.integers(0, 3))  # and a chain of knobs below it, each below the one before
+        for level in range(depth):
+            name = f"nested{level}"
+            knobs[name] = list(range(draw(st.integers(1, 3))))
+            values = draw(st.lists(st.sampled_from(knobs[parent]), min_size=1, max_size=2))
+            active[name] = (parent, values)
+            parent = draw(st.sampled_from([parent, name]))
     domain = Choices(knobs, active)
     if draw(st.booleans()):
         domain = domain.joined("layer")
@@ -82,6 +90,67 @@ def test_restricting_is_filtering(domain):
         narrow = domain.restrict({name: [value]}, keep=AtMost(3))
         same = [a for a in domain.enumerate() if a.get(name, value) == value and AtMost(3)(a)]
         assert list(narrow.enumerate()) == same
+
+
+def brute_force(knobs, active):
+    """Return every canonical architecture from the definition alone: drop a knob as long as its condition fails."""
+    found = {}
+    for values in itertools.product(*knobs.values()):
+        arch = dict(zip(knobs, values, strict=True))
+        while True:
+            dead = [k for k in arch if k in active and arch.get(active[k][0]) not in active[k][1]]
+            if not dead:
+                break
+            for knob in dead:
+                del arch[knob]
+        found[json.dumps(arch)] = arch
+    return found
+
+
+@st.composite
+def forests(draw):
+    """Up to six knobs, each free or below any earlier one, in any order."""
+    names = [f"k{i}" for i in range(draw(st.integers(1, 6)))]
+    knobs = {name: list(range(draw(st.integers(1, 3)))) for name in names}
+    active = {}
+    for i, name in enumerate(names):
+        if i and draw(st.booleans()):
+            parent = draw(st.sampled_from(names[:i]))
+            active[name] = (parent, draw(st.lists(st.sampled_from(knobs[parent]), min_size=1, unique=True)))
+    order = draw(st.permutations(names))
+    return {name: knobs[name] for name in order}, active
+
+
+@settings(deadline=None, max_examples=80)
+@given(forests(), st.integers(0, 2**32))
+def test_nested_conditions_are_what_their_definition_says(forest, seed):
+    knobs, active = forest
+    domain = Choices(knobs, active)
+    expected = brute_force(knobs, active)
+    listed = list(domain.enumerate())
+    assert {json.dumps({k: arch[k] for k in knobs if k in arch}) for arch in listed} == set(expected)
+    assert len(listed) == domain.size == len(expected)
+    rng = np.random.default_rng(seed)
+    arch, other = domain.sample(rng), domain.sample(rng)
+    for found in (domain.mutate(arch, rng), domain.crossover(arch, other, rng)):
+        assert found in listed
+    whole = {knob: values[int(rng.integers(len(values)))] for knob, values in knobs.items()}
+    assert domain.canonical(whole) in listed  # knobs without an effect are left out
+    names = list(domain.dims)
+    for found in listed[:20]:
+        code, live = domain.encode(found), domain.active(found)
+        for number, condition in enumerate(domain.conditions()):
+            if condition is not None:
+                parent, active_at = condition
+                assert live[number] == (live[parent] and active_at[code[parent]]), names[number]
+
+
+def test_conditions_of_joined_dimensions_are_read_from_the_deciding_knob():
+    knobs = {"a.0": [1, 2], "b.0": [1, 2, 3], "c.1": [5, 6]}
+    domain = Choices(knobs, {"c.1": ("b.0", [2])}).joined("layer")
+    parent, active_at = domain.conditions()[1]
+    assert parent == 0
+    assert active_at.tolist() == [False, False, True, True, False, False]  # a.0 varies fastest
 
 
 def test_size_counts_inactive_knobs_once():
@@ -176,7 +245,12 @@ def test_conditions_nest():
         (lambda d: Choices({"a": [1, 1]}), "all different"),
         (lambda d: Choices({"a": [{1}]}), "not a JSON value"),
         (lambda d: Choices({"a": [1], "b": [1]}, {"b": ("c", [1])}), "unknown knob 'c'"),
-        (lambda d: Choices({"a": [1], "b": [1], "c": [1]}, {"b": ("a", [1]), "c": ("b", [1])}), "itself conditional"),
+        (
+            lambda d: Choices({"a": [1], "b": [1], "c": [1]}, {"b": ("c", [1]), "c": ("b", [1])}),
+            "in a circle: 'b' on 'c' on 'b'",
+        ),
+        (lambda d: Choices({"a": [1]}, {"a": ("a", [1])}), "in a circle: 'a' on 'a'"),
+        (lambda d: Choices({"a": [1], "b": [1]}, {"b": ("a", [2])}), "knob 'a' has no value 2"),
     ],
 )
 def test_mistakes_are_named(call, message):
@@ -213,8 +287,55 @@ def test_any_domain_can_be_restricted():
     high = restrict(odd, keep=lambda arch: arch["bits"] > 4)
     assert {high.sample(rng)["bits"] for _ in range(30)} == {5, 7}
     assert not high.contains({"bits": 3})
+    assert high.mutate({"bits": 5}, rng)["bits"] in (5, 7)  # it has no neighbour in this part: a draw stands in for one
     with pytest.raises(UnsatisfiableError):
-        high.mutate({"bits": 5}, rng)
+        restrict(high, keep=lambda arch: arch["bits"] > 7).mutate({"bits": 5}, rng)
+    with pytest.raises(UsageError, match="cannot be restricted to values of knobs"):
+        restrict(Bits(), {"bits": [1]})
+
+
+class Excess:
+    """A graded condition on words: at least six letters, all of them ``c``, which one draw in 2,000 meets."""
+
+    def __call__(self, arch):
+        return self.violation(arch) == 0
+
+    def violation(self, arch):
+        return float(6 - arch["word"].count("c"))
+
+
+def test_a_graded_condition_is_reached_downhill_in_any_domain():
+    rng = np.random.default_rng(0)
+    rare = restrict(Words(), keep=Excess())
+    for _ in range(5):
+        assert rare.sample(rng) == {"word": "cccccc"}
+    assert rare.mutate({"word": "a"}, rng) == {"word": "cccccc"}
+    assert not rare.contains({"word": "ccccc"})
+
+
+class Crossed(Words):
+    """Words that also cross, can be listed and are described by numbers."""
+
+    def crossover(self, a, b, rng):
+        return {"word": a["word"][:1] + b["word"][1:]}
+
+    def enumerate(self):
+        for size in range(1, self.longest + 1):
+            for letters in itertools.product(self.letters, repeat=size):
+                yield {"word": "".join(letters)}
+
+    def features(self, arch):
+        return [len(arch["word"])]
+
+
+def test_a_part_can_do_what_its_domain_can():
+    rng = np.random.default_rng(0)
+    assert not hasattr(restrict(Words(), keep=Excess()), "crossover")
+    part = restrict(Crossed(), keep=lambda arch: len(arch["word"]) == 2)
+    assert [arch["word"] for arch in part.enumerate()] == ["".join(pair) for pair in itertools.product("abc", repeat=2)]
+    assert part.crossover({"word": "ab"}, {"word": "cc"}, rng) == {"word": "ac"}
+    assert len(part.crossover({"word": "ab"}, {"word": "c"}, rng)["word"]) == 2  # no child fits: a mutant does
+    assert part.features({"word": "ab"}) == [2]
 
 
 def test_draws_are_fast():

@@ -6,9 +6,9 @@ import pytest
 
 from nasframe.errors import RunError, UnsatisfiableError, UsageError
 from nasframe.records import arch_id
+from nasframe.search.answers import MAX_FAILURES
 from nasframe.search.constraints import Bounds, parse_bounds
 from nasframe.search.domain import Choices, DomainError
-from nasframe.search.evaluator import MAX_FAILURES
 from nasframe.search.loop import search
 from nasframe.search.pareto import pareto_front
 from nasframe_basics.evolution import EvolutionSampler

@@ -11,14 +11,16 @@ import torch
 import nasframe as nf
 from in_process import InProcess
 from nasframe.cli import main
+from nasframe.interfaces import Candidate, SearchJob
 from nasframe.nn.count import forward_macs
 from nasframe.recipe.resolve import check_recipe
 from nasframe.records import arch_id
 from nasframe.running.reopen import Finished
 from nasframe.running.runner import resume
-from nasframe.stages.agreement import Agreement, Candidate
+from nasframe.stages.trials import Divergence
 from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask, tiny_net
+from nasframe_basics.evaluators import Agreement
 from nasframe_deploy import deploy as deployment
 from nasframe_deploy.deploy import deploy
 
@@ -175,14 +177,14 @@ def test_the_closest_to_the_teacher_wins_and_its_cost_is_in_the_ledger(works, tm
     # A run that stops while it compares ends with the same winners, and with the same costs.
     stopped = []
 
-    def stop(self, arch, compute=Agreement.__call__):
+    def stop(self, arch, compute=Divergence.__call__):
         if len(stopped) < 3:
             stopped.append(arch)
             if len(stopped) == 3:
                 raise KeyboardInterrupt
         return compute(self, arch)
 
-    monkeypatch.setattr(Agreement, "__call__", stop)
+    monkeypatch.setattr(Divergence, "__call__", stop)
     with pytest.raises(KeyboardInterrupt):
         nf.run(nf.load_recipe(RECIPE, overrides(AGREEMENT)), out=tmp_path / "stopped")
     resume(tmp_path / "stopped")
@@ -205,20 +207,35 @@ def test_in_regression_outputs_are_compared_by_their_squares():
     nets = {number: tiny_net(seed=number, labels=1) for number in range(3)}
 
     def candidate(arch):
-        return Candidate(nets[arch["k"]], lambda result: 0.0)
+        return Candidate(arch, nets[arch["k"]], lambda: nets[arch["k"]])
 
-    agreement = Agreement(task, "t", candidate({"k": 0}), candidate)
+    counted = []
+    agreement = Agreement("t")
+    agreement.start(search_job(task, lambda name: candidate({"k": 0}), counted))
     inputs = task.batch("select", np.arange(128)).inputs
     with torch.no_grad():
         outputs = {number: net(**inputs).logits.double() for number, net in nets.items()}
-    for number in (0, 1, 2, 1):
+    for number in (0, 1, 2):
         expected = float((outputs[number] - outputs[0]).square().mean())
-        assert agreement({"k": number}) == pytest.approx(expected, rel=1e-5, abs=1e-12)
-    assert agreement.tally.evaluations == 4  # the teacher and three candidates, each once
+        measured = agreement.evaluate(candidate({"k": number}), None)
+        assert measured.metrics["divergence"] == pytest.approx(expected, rel=1e-5, abs=1e-12)
+    assert len(counted) == 1  # the teacher, once
     nets[1] = tiny_net(seed=1, labels=3)
-    agreement._divergences.clear()
     with pytest.raises(nf.errors.RunError, match="cannot be compared: their outputs are"):
-        agreement({"k": 1})
+        agreement.evaluate(candidate({"k": 1}), None)
+
+
+def search_job(task, saved, counted):
+    return SearchJob(
+        net=None,
+        task=task,
+        space=None,
+        objectives=["-divergence"],
+        seed=0,
+        stage="search",
+        saved=saved,
+        count=lambda candidate, result: counted.append(result),
+    )
 
 
 def test_candidates_that_are_trained_first_cost_their_training(tmp_path):

@@ -6,8 +6,10 @@ import contextlib
 import copy
 import random
 import socket
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +22,7 @@ from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.nn.elastic import FamilyRow, Map
 from nasframe.nn.row_family import RowFamily
-from nasframe.records import CostTable
+from nasframe.records import CostTable, MetricFormat
 from nasframe.search.domain import Choices
 from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net, tiny_tokenizer
 
@@ -33,14 +35,6 @@ def changed(cls: type, **methods: Any) -> Callable[..., Any]:
 
 
 # --- spaces ---------------------------------------------------------------------------------------------------------
-
-
-class Domain(Choices):
-    """A domain whose mutation changes its argument."""
-
-    def mutate(self, arch, rng):
-        arch["ffn.0"] = 16
-        return super().mutate(arch, rng)
 
 
 def space_with(domain):
@@ -96,9 +90,6 @@ def spoiling_extract(self, net, arch):
 
 
 SPACES = {
-    "the_domain_draws_what_it_contains": (
-        lambda: space_with(lambda domain: Domain(domain.knobs)), "domain.mutate changed its argument",
-    ),
     "the_domain_has_something_to_choose": (
         lambda: space_with(lambda domain: Choices({k: v[-1:] for k, v in domain.knobs.items()})), "several choices",
     ),
@@ -163,6 +154,78 @@ ESTIMATORS = {
     "global_random_state_is_left_alone": (
         changed(Params, estimate=lambda self, *a: float(torch.rand(()))), "a generator of your own",
     ),
+}  # fmt: skip
+
+
+# --- evaluators -----------------------------------------------------------------------------------------------------
+
+
+class Sharpness:
+    """Scores by the task's loss, and draws nothing."""
+
+    def metrics(self, primary, of_task):
+        return {"loss": MetricFormat(higher_is_better=False), "accuracy": MetricFormat(percent=True)}
+
+    def start(self, job):
+        self.job = job
+
+    def evaluate(self, candidate, examples):
+        return self.job.task.evaluate(candidate.forward, "select", examples)
+
+
+def on_dev(self, candidate, examples):
+    return self.job.task.evaluate(candidate.forward, "dev", examples)
+
+
+def constant(self, candidate, examples):
+    return replace(Sharpness.evaluate(self, candidate, examples), metrics={"loss": 1.0, "accuracy": 0.5})
+
+
+def growing(self, candidate, examples):
+    self.count = getattr(self, "count", 0) + 1
+    found = Sharpness.evaluate(self, candidate, examples)
+    return replace(found, metrics={**found.metrics, "loss": found.metrics["loss"] + self.count})
+
+
+def uncounted(self, candidate, examples):
+    return replace(Sharpness.evaluate(self, candidate, examples), examples=0)
+
+
+def impatient(self, candidate, examples):
+    found = Sharpness.evaluate(self, candidate, examples)
+    return replace(found, broken_off=bool(candidate.rivals))
+
+
+def needs_data(self, job):
+    job.task.sizes["select"]
+
+
+def in_the_net(self, candidate, examples):
+    found = Sharpness.evaluate(self, candidate, examples)
+    with torch.no_grad():
+        self.job.net.classifier.bias.add_(1.0)
+    return found
+
+
+def noisy_score(self, candidate, examples):
+    found = Sharpness.evaluate(self, candidate, examples)
+    return replace(found, metrics={**found.metrics, "loss": found.metrics["loss"] + float(torch.rand(()))})
+
+
+EVALUATORS = {
+    "its_metrics_are_known_beforehand": (
+        changed(Sharpness, metrics=lambda self, *a: {"sharpness": MetricFormat()}), "the first metric is 'sharpness'",
+    ),
+    "scores_are_numbers_and_tell_architectures_apart": (changed(Sharpness, evaluate=constant), "have the same metrics"),
+    "the_same_scores_the_same": (changed(Sharpness, evaluate=growing), "keep nothing of earlier candidates"),
+    "dev_is_never_read": (changed(Sharpness, evaluate=on_dev), "Measure on 'select', or on training batches"),
+    "what_is_used_is_counted": (changed(Sharpness, evaluate=uncounted), "asked for 48 examples, the evaluator used 0"),
+    "a_candidate_that_may_win_is_measured_to_the_end": (
+        changed(Sharpness, evaluate=impatient), "break off only what cannot win",
+    ),
+    "what_is_planned_is_not_refused": (changed(Sharpness, validate=needs_data), "before a run job.task is None"),
+    "the_network_is_left_alone": (changed(Sharpness, evaluate=in_the_net), r"evaluate changed weights .*candidate"),
+    "global_random_state_is_left_alone": (changed(Sharpness, evaluate=noisy_score), "draw from the injected seed"),
 }  # fmt: skip
 
 
@@ -641,10 +704,111 @@ FAMILIES = {
     ),
 }  # fmt: skip
 
+
+class Lines:
+    """Writes a line for each stage; what follows breaks one promise each."""
+
+    def __init__(self):
+        self.open = False
+
+    def write(self, run, text):
+        with (run.directory / "lines.txt").open("a") as file:
+            file.write(f"{text}\n")
+
+    def run_started(self, run):
+        self.write(run, "started")
+
+    def stage_finished(self, run, stage):
+        self.write(run, stage)
+
+
+class Misspelled(Lines):
+    def metric_logged(self, run):
+        """Wait in vain."""
+
+
+class Eager(Lines):
+    def __init__(self):
+        super().__init__()
+        with (Path(tempfile.gettempdir()) / "nasframe-eager.txt").open("w") as file:
+            file.write("here I am")
+
+
+class Greedy(Lines):
+    def metrics_logged(self, values):
+        self.total = values["f1"]
+
+
+class Rounding(Lines):
+    def trial_finished(self, trial):
+        self.score = round(trial.score, 3)
+
+
+class NeedsSuccess(Lines):
+    def run_finished(self, error):
+        assert error is None
+
+
+class OnlyOnce(Lines):
+    def run_started(self, run):
+        (run.directory / "once.txt").touch(exist_ok=False)
+
+
+class Curves(Lines):
+    def stage_started(self, stage):
+        self.losses = []
+
+    def metrics_logged(self, values):
+        self.losses.append(values["loss"])
+
+    def stage_finished(self, stage, cached):
+        if cached:
+            self.last = self.losses[-1]
+
+
+class OneAtATime(Lines):
+    busy: ClassVar[set[str]] = set()
+
+    def run_started(self, run):
+        assert not self.busy
+        self.busy.add(str(run.directory))
+
+    def run_finished(self, run):
+        self.busy.clear()
+
+
+class Elsewhere(Lines):
+    def write(self, run, text):
+        with (run.directory.parent / "lines.txt").open("a") as file:
+            file.write(text)
+
+
+class Calls(Lines):
+    def run_started(self, run):
+        with socket.socket() as own:
+            own.connect(("127.0.0.1", 9))
+
+
+OBSERVERS = {
+    "its_methods_are_hooks": (Misspelled, "metric_logged is no hook.*Did you mean 'metrics_logged'"),
+    "making_it_writes_nothing": (Eager, "making it wrote .*nasframe-eager.txt"),
+    "it_hears_a_whole_run": (Greedy, "metrics_logged with .* raised KeyError: 'f1'"),
+    "it_hears_values_that_are_no_numbers": (Rounding, "trial_finished with .* raised TypeError"),
+    "it_hears_a_run_that_fails": (NeedsSuccess, "run_finished with .* raised AssertionError"),
+    "it_goes_on_after_a_kill": (OnlyOnce, "run_started with .* raised FileExistsError"),
+    "it_hears_stages_from_the_cache": (Curves, "stage_finished with .* raised IndexError"),
+    "two_runs_do_not_mix": (OneAtATime, "run_started with .* raised AssertionError"),
+    "it_writes_below_the_run_directory_only": (Elsewhere, "lines.txt; write below run.directory only"),
+    "it_connects_to_nobody": (Calls, "it connects to .*127.0.0.1"),
+}  # fmt: skip
+
 BROKEN = {
-    "space": SPACES, "estimator": ESTIMATORS, "transform": TRANSFORMS, "task": TASKS, "trainer": TRAINERS,
-    "modifier": MODIFIERS, "model": MODELS, "family": FAMILIES,
+    "space": SPACES, "estimator": ESTIMATORS, "evaluator": EVALUATORS, "transform": TRANSFORMS,
+    "task": TASKS, "trainer": TRAINERS, "modifier": MODIFIERS, "model": MODELS, "family": FAMILIES,
+    "observer": OBSERVERS,
 }  # fmt: skip
 SOUND = {"space": ToySpace, "estimator": Params, "transform": Halve, "task": ToyTask, "trainer": Loop, "model": Tiny}
+SOUND["evaluator"] = Sharpness
 SOUND["modifier"] = Modifier
 SOUND["family"] = Family
+SOUND["observer"] = Lines

@@ -108,15 +108,17 @@ class NeedsScores(Sound):
         self.best = max((trial.score + 0.0, self.domain.smallest()) for trial in trials) if trials else self.best
 
 
-class TrustsAnswers(Sound):
-    """Proposes again what it heard of last, whoever proposed it."""
+class Shaken(Sound):
+    """Proposes nonsense once a trial has failed."""
+
+    has_failed = False
 
     def tell(self, trials):
-        for trial in trials:
-            self.best = (0.0, dict(trial.arch))
+        super().tell(trials)
+        self.has_failed = self.has_failed or any(trial.state == "failed" for trial in trials)
 
     def propose(self, domain):
-        return self.best[1] if self.best else domain.sample(self.rng)
+        return {"k": -1} if self.has_failed else super().propose(domain)
 
 
 class NeverGivesUp(Sound):
@@ -165,12 +167,6 @@ class SpoilsTrials(Sound):
             trial.costs["seen"] = 1.0
 
 
-class KeepsReferences(Sound):
-    def tell(self, trials):
-        for trial in trials:
-            self.best = (0.0, trial.arch)
-
-
 class StagesLeadAstray(Sound):
     """Proposes nonsense once a second stage has begun."""
 
@@ -205,3 +201,12 @@ class ReadsHistory(Sound):
 
     def tell(self, trials):
         self.history += [trial.score for trial in trials]
+
+
+class Picky(Sound):
+    """Refuses domains without knobs, but does not say so in ``needs``."""
+
+    def __init__(self, domain, seed):
+        if not hasattr(domain, "knobs"):
+            raise UsageError("no knobs")
+        super().__init__(domain, seed)

@@ -3,9 +3,10 @@
 import time
 
 import pytest
-from broken_samplers import Sound
+from broken_samplers import Picky, Sound
 from broken_samplers import __dict__ as samplers
 
+from nasframe import registry
 from nasframe.testing import ContractError, SamplerContract
 from nasframe.testing.kit import run_checks
 
@@ -19,17 +20,13 @@ BROKEN = {
     "ForgetsGenerator": ("state_goes_on_with_the_same_tail", "the generator's state too"),
     "HoldsObjects": ("state_goes_on_with_the_same_tail", "without a pickle .*not Generator"),
     "LiveState": ("a_state_is_a_snapshot", "copy lists and mappings into it"),
-    "TrustsAnswers": (
-        "strange_answers_are_survived",
-        "which is outside the domain; check the architectures that you are told",
-    ),
+    "Shaken": ("strange_answers_are_survived", "which is outside the domain; learn only from trials that have a score"),
     "NeverGivesUp": ("small_and_empty_domains_end", "still running after 0.5 s, at .*counting its attempts"),
     "Optimist": ("small_and_empty_domains_end", r"although nothing is acceptable; return \[\]"),
     "OneOff": ("one_acceptable_architecture_is_no_trap", "is acceptable"),
     "DrawsGlobally": ("global_random_state_is_left_alone", "a global random generator"),
     "SeedsGlobally": ("global_random_state_is_left_alone", "was changed; draw from numpy.random.default_rng"),
     "SpoilsTrials": ("arguments_are_left_untouched", "tell changed the trials"),
-    "KeepsReferences": ("arguments_are_left_untouched", "copy architectures you keep"),
     "StagesLeadAstray": ("stages_follow_each_other", "in a search stage .* is outside the domain"),
     "Slow": ("a_trial_costs_little_time", "slow: .* more than 2; keep results between asks"),
     "ReadsHistory": ("many_trials_take_flat_time", "do not go through all earlier trials"),
@@ -126,7 +123,22 @@ def test_a_sound_sampler_passes(check):
 
 
 def test_every_check_can_fail():
-    assert {f"test_{check}" for check, _ in BROKEN.values()} == set(SamplerContract.checks())
+    checks = {f"test_{check}" for check, _ in BROKEN.values()}
+    assert checks | {"test_it_says_which_domains_it_needs"} == set(SamplerContract.checks())
+
+
+def test_a_sampler_that_refuses_domains_says_which_it_needs(monkeypatch):
+    class Found:
+        def load(self):
+            return Picky
+
+    monkeypatch.setattr(registry, "find", lambda kind, name: Found())
+    made = contract(Picky)
+    made.use = "picky"
+    with pytest.raises(ContractError, match=r"four methods alone \(no knobs\), but 'needs' does not say"):
+        made().test_it_says_which_domains_it_needs()
+    monkeypatch.setattr(Picky, "needs", ("knobs",), raising=False)
+    made().test_it_says_which_domains_it_needs()
 
 
 def test_a_contract_without_a_plugin_says_what_is_missing():

@@ -40,11 +40,6 @@ class TestSpace(SpaceContract):
     def inputs(self) -> dict[str, torch.Tensor]:
         return {"pixels": torch.randn(3, own.SIDE, own.SIDE, generator=torch.Generator().manual_seed(0))}
 
-    def made(self) -> Any:
-        with torch.random.fork_rng(devices=[]):  # as the framework calls supernet
-            torch.manual_seed(0)
-            return super().made()
-
 
 class TestCost(EstimatorContract):
     def make(self) -> Any:

@@ -4,18 +4,23 @@ The default suite runs the cheap checks for all plugins, and the expensive ones 
 ``pytest -m slow`` runs the others, and so does ``nasframe plugins check``.
 """
 
+from importlib.util import find_spec
+
 import pytest
 
 from nasframe import registry
 from nasframe.testing.registered import contract_of
 
+PACKAGES = {"tensorboard": "tensorboard"}  # plugin → the package of an extra that it needs
 SLOW_PLUGINS = {"package_docs", "optuna"}  # one reads the sources of ten packages; Optuna takes its time
 REPRESENTATIVES = {
     ("estimator", "params"),
+    ("evaluator", "racing"),
     ("exporter", "hetero"),
     ("family", "sliceable"),
     ("model", "hf"),
     ("modifier", "kd"),
+    ("observer", "events"),
     ("sampler", "random"),
     ("space", "width_depth"),
     ("task", "text_classification"),
@@ -36,6 +41,7 @@ EXPENSIVE = {
 SLOW_CHECKS = {"a_fresh_process_computes_the_same"}  # tests/export starts one process for exports of all kinds
 SHORTER = {
     "estimator": {"draws": 2},
+    "evaluator": {"draws": 2},
     "sampler": {"trials": 500, "rounds": 4},
     "space": {"draws": 2},
 }
@@ -56,10 +62,16 @@ def shorter(contract):
     return type(contract.__name__, (contract,), limits)
 
 
+def is_usable(entry):
+    """Tell whether the package that a plugin needs is installed, if it needs one."""
+    package = PACKAGES.get(entry.name)
+    return package is None or find_spec(package) is not None
+
+
 def cases():
     """Return a case for each check of each plugin."""
     cases = []
-    for entry in ENTRIES:
+    for entry in filter(is_usable, ENTRIES):
         contract = contract_of(entry)
         short_contract = shorter(contract)
         for method in contract.checks():

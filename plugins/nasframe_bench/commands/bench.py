@@ -73,7 +73,7 @@ def sampler(
     if columns:
         space["columns"] = _mapping(columns)
     contest = made(space, objectives, cap or [], budget, reference, raw, files)
-    uses = _uses(names, against)
+    uses = _uses(names, against, arena.arena_of(contest).space.domain)
     marks = _marks(at, budget)
 
     folder = None
@@ -89,12 +89,16 @@ def sampler(
         _show(result, out)
 
 
-def _uses(names: list[str], against: str) -> dict[str, dict[str, Any]]:
+def _uses(names: list[str], against: str, domain: Any) -> dict[str, dict[str, Any]]:
     """Return label → sampler: the named samplers, then opponents that are not among them."""
     from nasframe_bench.contest import opponents, sampler_use
 
     if against == "default":
-        others = opponents()
+        available = opponents(domain)
+        others = available.names
+        if available.left_out:
+            left_out = ", ".join(available.left_out)
+            print(f"nasframe: left out: {left_out}. They need knobs, which this table does not have.", file=sys.stderr)
     elif against == "none":
         others = []
     else:

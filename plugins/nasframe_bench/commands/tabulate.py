@@ -48,5 +48,5 @@ def tabulate(
         return
     line = f"{out}: {len(table.rows)} architectures"
     if len(table.rows) < archs:
-        line += f", all that the space has (not {archs})"
+        line += f", all that were found (not {archs})" if table.listed else f", all that the space has (not {archs})"
     print(line, file=sys.stderr)

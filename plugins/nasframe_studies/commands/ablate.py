@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.padding import Padding
     from rich.table import Table
 
     from nasframe_studies.extension import Extension
@@ -157,7 +159,11 @@ def show_preview(plan: Preview, with_tasks: bool, as_json: bool) -> None:
     from nasframe.report.tables import duration
 
     console = Console()
-    console.print(_stage_table(plan, with_tasks))
+    if console.width >= WIDE:
+        console.print(_stage_table(plan, with_tasks))
+    else:
+        for line in _stage_lines(plan, with_tasks):
+            console.print(line, markup=False, highlight=False)
     for line in _reachable_costs(plan):
         console.print(line, markup=False, highlight=False)
     unmet = _unmet_bounds(plan)
@@ -170,6 +176,39 @@ def show_preview(plan: Preview, with_tasks: bool, as_json: bool) -> None:
     console.print(f"{counts}; estimated time in one process: {duration(plan.seconds)}", highlight=False)
     if unmet:
         raise typer.Exit(UnsatisfiableError.exit_code)
+
+
+WIDE = 90
+"""Columns of a terminal from which on stages are shown as a table; on fewer its cells would be cut to bits."""
+
+
+def _stage_lines(plan: Preview, with_tasks: bool) -> Iterator[Padding | str]:
+    """Yield all stages line by line, below their arm and task, for a narrow terminal."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from nasframe.report.tables import duration
+
+    columns = ["run", "shared", "cached"]
+    if plan.resumed:
+        columns.insert(0, "kept")
+    last_place = ""
+    for stage in plan.stages:
+        place = f"{stage.arm} on {stage.task}" if with_tasks else stage.arm
+        if place != last_place:
+            yield place
+        last_place = place
+        counts = []
+        for column in columns:
+            count = getattr(stage, column)
+            if count:
+                counts.append(f"{count} {COUNTED[column]}")
+        line = f"{stage.name}: {stage.what}; {', '.join(counts) or 'none'}, {duration(stage.seconds)} each"
+        yield Padding(Text(line), (0, 0, 0, 2))
+
+
+COUNTED = {"kept": "kept", "run": "to run", "shared": "shared", "cached": "cached"}
+"""What the counts of a stage are called in a line."""
 
 
 def _stage_table(plan: Preview, with_tasks: bool) -> Table:

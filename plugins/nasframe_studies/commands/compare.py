@@ -43,6 +43,10 @@ def compare(
             metavar="task|page", help="Holm's adjustment over each task's comparisons, or over all of the page."
         ),
     ] = None,
+    prefer: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Whose runs count if several are the same arm, task and seed."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print study.json instead of the tables.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the tables flat, as CSV.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tables (booktabs).")] = False,
@@ -66,7 +70,7 @@ def compare(
     from nasframe_studies import report as study_report
     from nasframe_studies.runs import as_study
 
-    frame, settings = as_study(places, against, metric, models, split, _groups(group or []), family)
+    frame, settings = as_study(places, against, metric, models, split, _groups(group or []), family, prefer)
     # The places of the runs are absolute, so any directory will do to read them from.
     if out is None:
         report = analyse(Path(), frame, settings)

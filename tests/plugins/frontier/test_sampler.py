@@ -233,7 +233,7 @@ def test_options_out_of_range(options):
 
 
 def test_a_domain_without_knobs_is_refused():
-    with pytest.raises(UsageError, match="domain of knobs"):
+    with pytest.raises(UsageError, match="needs a domain with 'encode' and"):
         FrontierSampler(object())
 
 

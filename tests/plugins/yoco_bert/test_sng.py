@@ -303,7 +303,7 @@ def test_a_former_option_that_is_gone_says_where_it_went(name, value, advice):
 
 @pytest.mark.parametrize("kind", [SNG, PublishedSNG])
 def test_a_domain_without_knobs_is_refused(kind):
-    with pytest.raises(UsageError, match=f"sampler '{kind.use}' needs a domain of knobs"):
+    with pytest.raises(UsageError, match=f"sampler '{kind.use}' needs a domain with 'encode'"):
         kind(object())
 
 

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from nasframe.errors import UnsatisfiableError
 
 
 class HillClimb:
@@ -25,12 +24,9 @@ class HillClimb:
         self.score, self.arch, self.stuck = -math.inf, None, 0
 
     def ask(self, n=1, within=None):
-        """Propose n architectures of within; none where nothing is acceptable."""
+        """Propose n architectures of within."""
         domain = self.domain if within is None else within
-        try:
-            return [self.propose(domain) for _ in range(n)]
-        except UnsatisfiableError:
-            return []
+        return [self.propose(domain) for _ in range(n)]
 
     def propose(self, domain):
         """Draw the first architecture of a climb, then neighbours."""
@@ -39,10 +35,10 @@ class HillClimb:
     def tell(self, trials):
         """Climb where it goes up; give up where it has not gone up for long."""
         for trial in trials:
-            if trial.score is None or not math.isfinite(trial.score) or not self.domain.contains(trial.arch):
+            if trial.score is None:
                 continue
             if trial.score > self.score:
-                self.score, self.arch, self.stuck = float(trial.score), self.domain.canonical(trial.arch), 0
+                self.score, self.arch, self.stuck = trial.score, trial.arch, 0
             else:
                 self.stuck += 1
             if self.stuck >= self.patience:

@@ -1,6 +1,6 @@
 """Answers a sampler's proposals: from the archive, by cost alone, or by evaluating them.
 
-:class:`Evaluator` knows bounds, objectives and penalties; :class:`Archive` keeps the trials in order and replays those
+:class:`Answerer` knows bounds, objectives and penalties; :class:`Archive` keeps the trials in order and replays those
 of an interrupted search.
 """
 
@@ -12,17 +12,35 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from nasframe.errors import NasframeError, RunError, UsageError, listing
+from nasframe.interfaces import Rival
 from nasframe.plugin_errors import described, plugin_error
-from nasframe.records import Arch, Trial, arch_id
+from nasframe.records import Arch, Evaluation, Trial, arch_id
 from nasframe.search import constraints
 from nasframe.search.budgets import Budget, Costs
 from nasframe.search.constraints import CostValues, Limits
+from nasframe.search.winner import WinnerRule, tolerance
 
-Evaluate = Callable[[Arch, int | None], Mapping[str, float]]
-"""(architecture, number of examples or ``None`` for all) → metrics by name."""
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Measures architectures, and may stop early when one cannot win any more."""
+
+    def score(self, arch: Arch, examples: int | None, rivals: Sequence[Rival]) -> Evaluation:
+        """Measure an architecture.
+
+        Args:
+            arch: the architecture.
+            examples: the number of examples to measure on; ``None`` for all.
+            rivals: what it has to beat, see :class:`nasframe.interfaces.Candidate`.
+        """
+        ...
+
+
+Evaluate: TypeAlias = Callable[[Arch, int | None], Mapping[str, float]] | Scorer
+"""(architecture, number of examples or ``None`` for all) → metrics by name; or an object with ``score``."""
 
 Penalty = Callable[[float, CostValues, Limits], float]
 """(score, costs, bounds) → the score that the sampler gets."""
@@ -35,7 +53,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Evaluator:
+class Answerer:
     """Answers proposals.
 
     Args:
@@ -47,8 +65,11 @@ class Evaluator:
         examples: the number of examples that proposals are scored on, ``None`` for all.
         penalty: lowers the score of an architecture that breaks a bound; if it is ``None``, such an architecture is
             never evaluated.
+        rule: chooses the winners; says how far below the best score an architecture can still win.
+        contenders: how many of the best under each budget can still win: one, or as many as are scored again.
         archive: the evaluated trials, failures included.
         screened: the trials that were answered by cost alone, by architecture id.
+        broken_off: the trials whose evaluation ended early, because they could no longer win, by architecture id.
     """
 
     region: Any
@@ -58,15 +79,18 @@ class Evaluator:
     objectives: Sequence[str]
     examples: int | None
     penalty: Penalty | None
+    rule: WinnerRule = field(default_factory=WinnerRule)
+    contenders: int = 1
     archive: dict[Key, Trial] = field(default_factory=dict)
     screened: dict[str, Trial] = field(default_factory=dict)
+    broken_off: dict[str, Trial] = field(default_factory=dict)
     causes: list[BaseException] = field(default_factory=list)  # of the failures since the last success
     first: BaseException | None = None
 
     def answer_from_archive(self, arch: Arch, budget: Budget) -> Trial | None:
         """Return the answer to an architecture that was proposed before, ``None`` for a new one."""
         name = arch_id(arch)
-        earlier = self.archive.get((name, self.examples))
+        earlier = self.archive.get((name, self.examples)) or self.broken_off.get(name)
         if earlier is None:
             return self.screened.get(name)
         if earlier.state == "failed":
@@ -80,7 +104,35 @@ class Evaluator:
         is_outside = not self.region.contains(arch)
         if is_outside or (breaks_all_budgets and self.penalty is None):
             return replace(unscored, state="screened")
-        return self.measured(unscored, budget)
+        rivals = self.rivals(unscored) if isinstance(self.evaluate, Scorer) else ()
+        return self.measured(unscored, budget, rivals)
+
+    def rivals(self, unscored: Trial) -> list[Rival]:
+        """Return what a trial has to beat under the budgets that it meets, empty if it may be the first under one.
+
+        A trial that meets no budget cannot win, whatever its score is; a penalty needs the score all the same.
+        """
+        rivals: dict[str, Rival] = {}
+        for budget in self.budgets:
+            if constraints.violation(unscored.costs, budget.bounds) > 0:
+                continue
+            rival = self._rival(budget)
+            if rival is None:
+                return []
+            rivals[arch_id(rival.arch)] = Rival(rival, tolerance(self.rule, self.unpenalised_score(rival), rival))
+        return list(rivals.values())
+
+    def _rival(self, budget: Budget) -> Trial | None:
+        """Return the trial that must be beaten to win under a budget; ``None`` while there are too few."""
+        scored = []
+        for (_, examples), trial in self.archive.items():
+            is_comparable = trial.state == "done" and examples == self.examples
+            if is_comparable and constraints.violation(trial.costs, budget.bounds) == 0:
+                scored.append(trial)
+        if len(scored) < self.contenders:
+            return None
+        scored.sort(key=self.unpenalised_score, reverse=True)
+        return scored[self.contenders - 1]
 
     def final(self, trial: Trial, budget: Budget, remeasure: Costs | None) -> Trial:
         """Score a trial on all examples, with its noisy costs measured again."""
@@ -108,7 +160,7 @@ class Evaluator:
         violations = [constraints.violation(costs, budget.bounds) for budget in self.budgets]
         return Trial(arch, None, costs=dict(costs), violation=min(violations), examples=examples)
 
-    def measured(self, unscored: Trial, budget: Budget) -> Trial:
+    def measured(self, unscored: Trial, budget: Budget, rivals: Sequence[Rival] = ()) -> Trial:
         """Evaluate an architecture. An exception, or a number that is not finite, makes a failed trial.
 
         Raises:
@@ -116,9 +168,7 @@ class Evaluator:
             RunError: :data:`MAX_FAILURES` evaluations in a row failed.
         """
         try:
-            metrics = self.evaluate(unscored.arch, unscored.examples)
-            metrics = {name: float(value) for name, value in metrics.items()}
-            trial = self.scored(replace(unscored, metrics=metrics), budget)
+            trial = self.scored(self._evaluated(unscored, rivals), budget)
             require_finite(trial)
         except UsageError:
             raise
@@ -127,6 +177,19 @@ class Evaluator:
             return replace(unscored, state="failed")
         self.causes.clear()
         return trial
+
+    def _evaluated(self, unscored: Trial, rivals: Sequence[Rival]) -> Trial:
+        """Return a trial with its metrics, and with the examples that it was evaluated on if that broke off."""
+        examples = unscored.examples
+        if isinstance(self.evaluate, Scorer):
+            result = self.evaluate.score(unscored.arch, examples, rivals)
+            metrics = result.metrics
+            if result.broken_off:
+                examples = result.examples
+        else:
+            metrics = self.evaluate(unscored.arch, examples)
+        plain_metrics = {name: float(value) for name, value in metrics.items()}
+        return replace(unscored, metrics=plain_metrics, examples=examples)
 
     def _note_failure(self, arch: Arch, error: BaseException) -> None:
         """Log a failed evaluation, and give up if too many failed in a row."""
@@ -191,7 +254,7 @@ class Archive:
 
     Args:
         on_trial: stores a new trial: (number, trial, seconds).
-        evaluated: the evaluator's archive.
+        evaluated: the answerer's archive.
     """
 
     on_trial: Callable[[int, Trial, float], None]
@@ -241,10 +304,10 @@ class Archive:
         self.trials.append(trial)
         return trial
 
-    def finalist(self, trial: Trial, budget: Budget, evaluator: Evaluator, remeasure: Costs | None) -> Trial:
+    def finalist(self, trial: Trial, budget: Budget, answerer: Answerer, remeasure: Costs | None) -> Trial:
         """Return a trial scored as a finalist. Each architecture is scored once for all budgets."""
         name = arch_id(trial.arch)
         if name not in self.finals:
-            answer = functools.partial(evaluator.final, trial, budget, remeasure)
+            answer = functools.partial(answerer.final, trial, budget, remeasure)
             self.finals[name] = self.add(trial.arch, answer)
         return self.finals[name]

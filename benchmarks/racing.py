@@ -1,0 +1,154 @@
+"""Racing over examples: are the winners those of measuring everything, and how many examples does it take?
+
+Trains one teacher and one super-network for each task and seed, and then searches them several times with the same
+sampler and seed: ``metric`` on all of ``select``; ``racing`` with the paired and with the exact bound; and the recipe's
+own way, a fixed subset and finalists. All stages before the search come from a cache, so that they are trained once.
+
+    python benchmarks/racing.py --cola ../shared/glue/CoLA --seeds 0 1 2 3 4 --out /tmp/racing
+
+Prints a table and writes ``racing.json``: for each task and way the examples that were read, as a share of those of
+``metric``, and how far the winners' scores are below those of ``metric``, on ``select`` and on ``dev``, in points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nasframe as nf
+from nasframe.store import RunStore
+
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "metric": {"evaluator": "metric"},
+    "racing": {"evaluator": "racing"},
+    "racing, exact": {"evaluator": {"use": "racing", "bound": "exact"}},
+    "subset and finalists": {"evaluator": "metric", "examples": 192, "finalists": 3},
+}
+"""Name → options of the search."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One search.
+
+    Args:
+        task: ``quickstart`` or ``cola``.
+        seed: of the run.
+        way: a key of :data:`WAYS`.
+        examples: how many examples all its evaluations read.
+        broken_off: evaluations that ended early.
+        seconds: how long the search took.
+        select: the winners' scores on all of ``select``, by budget.
+        dev: the same on ``dev``, which no search read.
+    """
+
+    task: str
+    seed: int
+    way: str
+    examples: int
+    broken_off: int
+    seconds: float
+    select: Mapping[str, float]
+    dev: Mapping[str, float]
+
+
+def recipe(task: str, seed: int, way: str, cola: Path | None, trials: int) -> Any:
+    """Return the quickstart without its baseline and its exports, with one search done in a certain way."""
+    quickstart = nf.load_recipe("quickstart")
+    data = json.loads(json.dumps(quickstart.data))
+    data.pop("switches", None)
+    by_name = {}
+    for stage in data["stages"]:
+        ((verb, options),) = stage.items()
+        by_name[(options or {}).get("name") or (options or {}).get("save_as") or verb] = stage
+    search = {"search": {"sampler": "evolution", "trials": trials, **WAYS[way]}}
+    kept = [by_name["teacher"], by_name["by-taylor"], by_name["supernet"], search]
+    kept += [{"extract": {}}, {"evaluate": {"name": "on-select", "split": "select", "models": ["best@*"], "costs": []}}]
+    kept += [{"evaluate": {"split": "dev", "models": ["best@*"], "costs": []}}]
+    data["stages"] = kept
+    data["seed"] = seed
+    if task == "cola":
+        data["task"] = {"use": "glue", "name": "cola", "path": str(cola), "max_length": 48}
+    return nf.load_recipe(data)
+
+
+def measured(task: str, seed: int, way: str, cola: Path | None, trials: int, out: Path) -> Row:
+    """Run one search, or read it if it was run before."""
+    directory = out / f"{task}-{seed}-{way.replace(', ', '-').replace(' ', '-')}"
+    if not directory.exists():
+        nf.run(recipe(task, seed, way, cola, trials), out=directory, cache=out / "cache", progress=False, report=False)
+    store = RunStore(directory, shared=True)
+    try:
+        result = store.stage_result("search")
+        (ledger,) = [dict(row) for row in store.rows("ledger") if row["stage"] == "search"]
+        metric = store.get("data")["primary"]
+        names = list(result["winners"])
+        scores = {
+            split: {n: store.model(n)["metrics"][f"{split} {metric}"] for n in names} for split in ("select", "dev")
+        }
+    finally:
+        store.close()
+    return Row(
+        task=task,
+        seed=seed,
+        way=way,
+        examples=ledger["examples"],
+        broken_off=result["search"]["broken_off"],
+        seconds=ledger["run_seconds"],
+        select=scores["select"],
+        dev=scores["dev"],
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """Return the table: a row for each task and way, over all seeds."""
+    lines = ["task | way | examples read | worst seed | select, points below | worst | dev, points below", "---|" * 7]
+    for task in dict.fromkeys(row.task for row in rows):
+        whole = {row.seed: row for row in rows if row.task == task and row.way == "metric"}
+        for way in WAYS:
+            shares, on_select, on_dev = [], [], []
+            for row in rows:
+                if row.task != task or row.way != way:
+                    continue
+                reference = whole[row.seed]
+                shares.append(row.examples / reference.examples)
+                for name, score in row.select.items():
+                    on_select.append(100 * (reference.select[name] - score))
+                    on_dev.append(100 * (reference.dev[name] - row.dev[name]))
+            if shares:
+                lines.append(
+                    f"{task} | {way} | {statistics.mean(shares):.0%} | {max(shares):.0%} | "
+                    f"{statistics.mean(on_select):+.2f} | {max(on_select):+.2f} | {statistics.mean(on_dev):+.2f}"
+                )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cola", type=Path, help="the folder with train.tsv and dev.tsv; without it only quickstart")
+    parser.add_argument("--tasks", nargs="+", default=["quickstart", "cola"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    cola = None if arguments.cola is None else arguments.cola.resolve()
+    rows = []
+    for task in arguments.tasks:
+        if task == "cola" and cola is None:
+            continue
+        for seed in arguments.seeds:
+            for way in WAYS:
+                rows.append(measured(task, seed, way, cola, arguments.trials, arguments.out))
+                print(json.dumps(asdict(rows[-1])), flush=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "racing.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

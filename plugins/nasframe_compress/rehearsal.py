@@ -1,0 +1,497 @@
+"""How long methods take on this machine, measured by a rehearsal: every stage is run, on the user's model and data.
+
+A rehearsal also shows that all stages work, before any of them takes long. It has to be short, as its time is taken
+from that of the methods:
+
+- model, tokenizer and data are those that were loaded to look at them;
+- trainings have a few steps, and the teacher is trained for the first method only, as the methods share it;
+- what is measured on examples is measured on a few of them; :class:`SampledTask` knows how many there would be;
+- latencies are measured for the first method only;
+- nothing is written between the stages; one such write is timed, and counted for all stages;
+- once rehearsals have taken a good part of the time, the other methods' costs are worked out from the first one's, by
+  how many passes through the network a step of theirs is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nasframe.declarations import TEACHER
+from nasframe.errors import NasframeError
+from nasframe.plan import asks_teacher
+from nasframe.progress import Progress
+from nasframe.recipe.loading import load_recipe
+from nasframe.recipe.resolve import resolve
+from nasframe.recipe.yaml import dump
+from nasframe.running.runner import StageRunner
+from nasframe.stages.inputs import RunInputs
+from nasframe.stages.session import StageSession
+from nasframe.stages.verbs import perform
+from nasframe.store import RunStore, write_text
+from nasframe_compress.compose import BATCH_SIZE, SEARCH_TRIALS, probe_uses
+from nasframe_compress.methods import Method, stage_name
+from nasframe_compress.prepare import RECIPE, Prepared
+from nasframe_compress.stopwatch import NAME
+from nasframe_compress.timing import Evaluations, MethodTime, Training
+
+if TYPE_CHECKING:
+    from nasframe.interfaces import Evaluation, Forward, Task, Work
+    from nasframe.plan import Plan
+
+STEPS = 5
+"""Steps of each training in a rehearsal. The first has no time: it fills caches and allocates memory."""
+TRIALS = 2
+"""Networks that a search evaluates in a rehearsal."""
+EXAMPLES = 32
+"""On how many examples a network is measured in a rehearsal."""
+PASSES = 3
+"""Forward passes that a forward and a backward pass are worth."""
+MOST_OF_TIME = 0.25
+"""The part of the time after which no further method is rehearsed."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One evaluation in a rehearsal.
+
+    Args:
+        stage: during which stage.
+        split: of the data.
+        seconds: what it took.
+        asked: how many examples there would be.
+        taken: how many there were.
+    """
+
+    stage: str
+    split: str
+    seconds: float
+    asked: int
+    taken: int
+
+    @property
+    def example_seconds(self) -> float:
+        """Seconds of one example."""
+        return self.seconds / max(self.taken, 1)
+
+    @property
+    def whole_seconds(self) -> float:
+        """Seconds of all examples that were asked for.
+
+        >>> Measured("evaluate", "dev", 0.5, 800, 32).whole_seconds
+        12.5
+        """
+        return self.example_seconds * self.asked
+
+
+class SampledTask:
+    """A task that measures networks on a few examples, and notes how many it was asked for, and how long it took.
+
+    Everything else is the task's own.
+
+    Args:
+        task: the task.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.stage = ""
+        self.measured: list[Measured] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the task has under this name."""
+        if name == "task":  # a copy that is being made has none yet
+            raise AttributeError(name)
+        return getattr(self.task, name)
+
+    def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
+        """Measure a network on at most ``EXAMPLES`` examples."""
+        size = self.task.sizes[split]
+        asked = size if examples is None else min(examples, size)
+        taken = min(asked, EXAMPLES)
+        if not self.measured:  # the first time also imports what computes the metrics
+            self.task.evaluate(forward, split, taken)
+        began = time.perf_counter()
+        result = self.task.evaluate(forward, split, taken)
+        self.measured.append(Measured(self.stage, split, time.perf_counter() - began, asked, taken))
+        return result
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a rehearsal says.
+
+    Args:
+        time: of the method.
+        forward: seconds of one example's forward pass through the whole network.
+        cost_seconds: of measuring costs, such as latencies.
+        work_ratio: how much longer a step takes than its passes through the network let expect.
+    """
+
+    time: MethodTime
+    forward: float
+    cost_seconds: float
+    work_ratio: float
+
+
+def rehearse_all(prepared: Prepared, seconds: float, clock: Callable[[], float]) -> Iterator[tuple[MethodTime, bool]]:
+    """Rehearse the methods, one after the other, as long as there is time for it.
+
+    Args:
+        prepared: the request.
+        seconds: the time of everything.
+        clock: returns how much of it has passed.
+
+    Yields:
+        What each method costs, and whether it was rehearsed. All have the first one's teacher.
+
+    Raises:
+        NasframeError: a stage fails, as it would have after hours.
+    """
+    first, *others = prepared.methods
+    began = clock()
+    shared = _rehearse(prepared, first, None)
+    longest = clock() - began
+    yield shared.time, True
+    for method in others:
+        if clock() + longest > MOST_OF_TIME * seconds:
+            yield _worked_out(prepared, method, shared), False
+            continue
+        began = clock()
+        time_of = _rehearse(prepared, method, shared).time
+        longest = max(longest, clock() - began)
+        yield replace(time_of, teacher=shared.time.teacher), True
+
+
+def _rehearse(prepared: Prepared, method: Method, shared: Rehearsed | None) -> Rehearsed:
+    """Run a method's stages with a few steps each.
+
+    Args:
+        prepared: the request.
+        method: the method.
+        shared: what the first rehearsal said; ``None`` if this is it.
+    """
+    recipe = prepared.recipe(method)
+    with _scratch(prepared) as folder:
+        path = folder / prepared.setup.folder.relative_to(prepared.folder) / RECIPE
+        path.parent.mkdir(exist_ok=True)
+        stages = shortened(recipe["stages"], method.smoke, is_first=shared is None)
+        write_text(path, dump({**recipe, "stages": stages}))
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # what it says has been said, or will be by the run
+                observed = _run_stages(prepared, resolve(load_recipe(path)), folder / "run")
+        except NasframeError as error:
+            # A new error, since the notes of this one say how to go on with the rehearsal.
+            raise type(error)(f"{method.name}: {error}") from None
+    return _costs(prepared, method, recipe, observed, shared)
+
+
+@contextmanager
+def _scratch(prepared: Prepared) -> Iterator[Path]:
+    """Make a folder that is gone after the block."""
+    # Beside the folder, so that relative paths are the same.
+    folder = prepared.folder.with_name(f".{prepared.folder.name}.rehearsal")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# ---- a short recipe
+
+
+def shortened(stages: Sequence[Mapping[str, Any]], smoke: Mapping[str, Any], is_first: bool) -> list[dict[str, Any]]:
+    """Return stages that do the same in a few steps.
+
+    Args:
+        stages: the method's.
+        smoke: dotted path → value, with which they work in a few steps.
+        is_first: whether what methods share is measured: the training of the teacher, which else has one step, and
+            latencies.
+    """
+    short = []
+    for stage in stages:
+        verb, written = next(iter(copy.deepcopy(dict(stage)).items()))
+        options = written or {}
+        name = stage_name(stage)
+        _apply(smoke, name, options)
+        if verb == "train":
+            options.pop("epochs", None)
+            options["max_steps"] = max(STEPS, options.get("max_steps", 0))
+            if name == TEACHER and not is_first:
+                options["max_steps"] = 1
+                options.pop("keep", None)
+            options["modifiers"] = [*(options.get("modifiers") or []), {"use": "stopwatch"}]
+        elif verb == "search":
+            options.pop("examples", None)  # the task takes a few by itself, and knows how many it should have
+            options |= {"trials": TRIALS, "finalists": 1}
+        elif verb == "evaluate" and not is_first:
+            options["costs"] = []
+        for probe in probe_uses({verb: options}):
+            probe.use["batches"] = 1
+        short.append({verb: options})
+    return short
+
+
+def _apply(smoke: Mapping[str, Any], name: str, options: dict[str, Any]) -> None:
+    """Apply those overrides that are meant for a stage, or for the stage that it repeats, as ``sparse-2`` does."""
+    for path, value in smoke.items():
+        _, stage, *keys = path.split(".")
+        repeated, _, number = name.rpartition("-")
+        is_repeat = repeated == stage and number.isdecimal()
+        if name != stage and not is_repeat:
+            continue
+        target: Any = options
+        for key in keys[:-1]:
+            target = target[int(key)] if isinstance(target, list) else target[key]
+        target[keys[-1]] = value
+
+
+# ---- running it
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a rehearsal showed.
+
+    Args:
+        wall: its seconds.
+        write_seconds: of writing what a stage leaves.
+        stages: how many were run.
+        evaluate_seconds: of the stages that evaluate.
+        laps: stage → the times of its steps, of each network that it trained.
+        measured: its evaluations.
+    """
+
+    wall: float
+    write_seconds: float
+    stages: int
+    evaluate_seconds: float
+    laps: Mapping[str, Sequence[Sequence[float]]]
+    measured: Sequence[Measured]
+
+
+def _run_stages(prepared: Prepared, plan: Plan, directory: Path) -> Observed:
+    """Run the stages of a short recipe on what was loaded already."""
+    looked = prepared.look.inputs
+    task = SampledTask(looked.task)
+    inputs = RunInputs(plan, tokenizer=looked.tokenizer)
+    inputs.__dict__["task"] = task  # in place of reading the data again
+    began = time.monotonic()
+    write_seconds = evaluate_seconds = 0.0
+    store = RunStore(directory, create=True, recipe=dump(plan.recipe), facts={"base": str(plan.base.absolute())})
+    try:
+        runner = StageRunner(inputs, store, Progress(False))
+        work: Work = inputs.work
+        for position, stage in enumerate(plan.stages):
+            task.stage = stage.name
+            store.start_stage(stage.name, position, stage.verb)
+            part = StageSession(runner.session, stage)
+            stage_began = time.monotonic()
+            work = perform(work, part)
+            if stage.verb == "evaluate":
+                evaluate_seconds += time.monotonic() - stage_began
+            store.end_stage(stage.name, "done", 0.0, part.result)
+            if position == 0:
+                writing_began = time.monotonic()
+                runner.snapshots.save(stage.name, work)
+                write_seconds = time.monotonic() - writing_began
+        laps = _laps(store)
+    finally:
+        store.close()
+    wall = time.monotonic() - began - write_seconds
+    return Observed(wall, write_seconds, len(plan.stages), evaluate_seconds, laps, task.measured)
+
+
+def _laps(store: RunStore) -> dict[str, list[list[float]]]:
+    """Return stage → the times of its steps, of each network that it trained."""
+    by_network: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for row in store.rows("metric"):
+        network, _, name = row["name"].rpartition(" ")  # as stages name the metrics of single networks
+        if name == NAME:
+            by_network.setdefault((row["stage"], network), []).append((row["step"], row["value"]))
+    laps: dict[str, list[list[float]]] = {}
+    for (stage, _), times in by_network.items():
+        laps.setdefault(stage, []).append([seconds for _, seconds in sorted(times)])
+    return laps
+
+
+# ---- what it means for the whole
+
+
+def _costs(
+    prepared: Prepared, method: Method, recipe: Mapping[str, Any], observed: Observed, shared: Rehearsed | None
+) -> Rehearsed:
+    """Return what a method costs, given its rehearsal."""
+    sizes = prepared.look.inputs.task.sizes
+    written = prepared.lengths[method.name]
+    if shared is not None:
+        forward = shared.forward
+    else:
+        # The first network that is measured is the whole one.
+        forward = observed.measured[0].example_seconds if observed.measured else 0.0
+    teacher = None
+    trainings = []
+    rehearsed = 0.0
+    expected = stepped = 0.0
+    on_select = on_dev = search_seconds = evaluating = 0.0
+    trials = 0
+    for stage in recipe["stages"]:
+        verb, options = next(iter(stage.items()))
+        name = stage_name(stage)
+        own = [entry for entry in observed.measured if entry.stage == name]
+        rehearsed += sum(entry.seconds for entry in own)
+        if verb == "train":
+            laps = [times for times in observed.laps.get(name, []) if times]
+            if name == TEACHER and shared is not None:
+                continue  # it was measured with the first method
+            factor = written.teacher if name == TEACHER else written.method
+            training = _training(stage, laps, sizes["train"], forward, factor, own)
+            rehearsed += (len(laps[0]) + 1) * training.networks * training.step_seconds
+            if name == TEACHER:
+                teacher = training
+                # Its steps are longer than evaluations, and nothing but passes: a better measure of these.
+                forward = training.step_seconds / (PASSES * options.get("batch_size", BATCH_SIZE))
+            else:
+                trainings.append(training)
+                expected += step_passes(options, _mean_share(prepared, method)) * forward
+                stepped += training.step_seconds / options.get("batch_size", BATCH_SIZE)
+        elif verb == "search":
+            trials = int((options or {}).get("trials", SEARCH_TRIALS))
+            search_seconds += trials * float(np.mean([entry.whole_seconds for entry in own] or [0.0]))
+        else:
+            on_select += sum(entry.whole_seconds for entry in own if entry.split == "select")
+            on_dev += sum(entry.whole_seconds for entry in own if entry.split == "dev")
+            if verb == "evaluate":
+                evaluating += sum(entry.seconds for entry in own)
+    # Whatever a rehearsal takes besides its steps, a run takes, too: rewiring, extracting, measuring latencies.
+    others = max(0.0, observed.wall - rehearsed)
+    cost_seconds = max(0.0, observed.evaluate_seconds - evaluating)
+    if shared is not None:
+        others += shared.cost_seconds
+    evaluations = Evaluations(
+        select=on_select,
+        dev=on_dev,
+        search=search_seconds,
+        trials=trials,
+        probes=_probe_passes(recipe, sizes["train"]) * forward,
+    )
+    fixed = others + observed.stages * observed.write_seconds
+    time_of = MethodTime(method.name, teacher, trainings, fixed, evaluations)
+    return Rehearsed(time_of, forward, cost_seconds, stepped / expected if expected else 1.0)
+
+
+def _probe_passes(recipe: Mapping[str, Any], examples: int) -> float:
+    """Return how many forward passes of one example the importance in a recipe is worth."""
+    passes = 0.0
+    for stage in recipe["stages"]:
+        for probe in probe_uses(stage):
+            in_epoch = math.ceil(examples / probe.batch_size)
+            passes += PASSES * min(probe.batches, in_epoch) * probe.batch_size
+    return passes
+
+
+def _mean_share(prepared: Prepared, method: Method) -> float:
+    """Return the share of the network that a method's sub-networks have on average: about that of its budgets."""
+    shares = [target.share.percent / 100 for target in prepared.targets[method.name] if target.share is not None]
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def step_passes(options: Mapping[str, Any], share: float) -> float:
+    """Return how many forward passes through the whole network an example costs in a step of a training.
+
+    Args:
+        options: of the stage.
+        share: the part of the network that its sub-networks, or its models, have on average.
+
+    >>> step_passes({"sampler": "shared", "archs_per_step": 2, "modifiers": [{"use": "kd", "teacher": "teacher"}]}, 0.5)
+    4.0
+    """
+    size = 1.0
+    if options.get("sampler") is not None:
+        size = share * options.get("archs_per_step", 1)
+    elif options.get("models") is not None:
+        size = share
+    teachers = sum(asks_teacher(modifier) for modifier in options.get("modifiers") or ())
+    return PASSES * size + teachers
+
+
+def _worked_out(prepared: Prepared, method: Method, shared: Rehearsed) -> MethodTime:
+    """Return what a method costs that was not rehearsed, by the passes of its steps, and the first method's costs."""
+    recipe = prepared.recipe(method)
+    sizes = prepared.look.inputs.task.sizes
+    share = _mean_share(prepared, method)
+    written = prepared.lengths[method.name]
+    trainings = []
+    trials = 0
+    for stage in recipe["stages"]:
+        verb, options = next(iter(stage.items()))
+        name = stage_name(stage)
+        if verb == "search":
+            trials = int((options or {}).get("trials", SEARCH_TRIALS))
+        if verb != "train" or name == TEACHER:
+            continue
+        batch = options.get("batch_size", BATCH_SIZE)
+        seconds = shared.work_ratio * step_passes(options, share) * batch * shared.forward
+        networks = len(prepared.targets[method.name]) if options.get("models") is not None else 1
+        trainings.append(_training(stage, [[seconds]] * networks, sizes["train"], shared.forward, written.method, []))
+    of_first = shared.time.evaluations
+    evaluations = Evaluations(
+        select=of_first.select,
+        dev=of_first.dev,
+        search=trials * sizes["select"] * share * shared.forward,
+        trials=trials,
+        probes=_probe_passes(recipe, sizes["train"]) * shared.forward,
+    )
+    return MethodTime(method.name, shared.time.teacher, trainings, shared.time.fixed, evaluations)
+
+
+def _training(
+    stage: Mapping[str, Any],
+    laps: Sequence[Sequence[float]],
+    examples: int,
+    forward: float,
+    factor: float,
+    evaluations: Sequence[Measured],
+) -> Training:
+    """Return what a training stage costs.
+
+    Args:
+        stage: as the whole recipe writes it.
+        laps: the times of its steps in the rehearsal, of each network that it trains.
+        examples: of an epoch.
+        forward: seconds of a forward pass of one example through the whole network.
+        factor: how many times as long as the method's packaged recipe says the stage is written.
+        evaluations: of the stage in the rehearsal.
+    """
+    options = next(iter(stage.values()))
+    batch = options.get("batch_size", BATCH_SIZE)
+    # The mean and not the median: steps of large and small sub-networks take turns.
+    step_seconds = float(np.mean([np.mean(times) for times in laps]))
+    teachers = sum(asks_teacher(modifier) for modifier in options.get("modifiers") or ())
+    cached = teachers * batch * forward if options.get("teacher_cache") == "run" else 0.0
+    evaluated = 0.0
+    if options.get("keep") == "best" and evaluations:  # measured once an epoch
+        evaluated = float(np.mean([entry.whole_seconds for entry in evaluations]))
+    return Training(
+        stage=stage_name(stage),
+        epochs=float(options["epochs"]) / factor,
+        steps_in_epoch=math.ceil(examples / batch),
+        step_seconds=step_seconds,
+        cached_seconds=min(cached, 0.9 * step_seconds),
+        networks=len(laps),
+        evaluation_seconds=evaluated,
+    )

@@ -1,0 +1,247 @@
+"""Races over examples: what is dropped could not have won, and the rest is measured to the end."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasframe import registry
+from nasframe.errors import UsageError
+from nasframe.interfaces import Candidate, Rival, SearchJob
+from nasframe.records import Evaluation, Trial, arch_id
+from nasframe.search.constraints import parse_bounds
+from nasframe.search.domain import Choices
+from nasframe.search.loop import search
+from nasframe.search.winner import WinnerRule
+from nasframe_basics.racing import BLOCKS, Racing
+
+DOMAIN = Choices({"k": list(range(24))})
+BUDGETS = {"c": {"60%": parse_bounds("<= 14"), "90%": parse_bounds("<= 21")}}
+
+
+def mcc(truth, predicted):
+    """Return the Matthews correlation, quicker than scikit-learn's."""
+    table = np.bincount(2 * truth + predicted, minlength=4).reshape(2, 2).astype(float)
+    scale = np.sqrt(np.prod(table.sum(0)) * np.prod(table.sum(1)))
+    return float(np.linalg.det(table) / scale) if scale else 0.0
+
+
+class Answers:
+    """A task whose 'networks' are rows of predictions."""
+
+    labels = ("no", "yes")
+
+    def __init__(self, seed, size, primary="accuracy", spread=0.25):
+        rng = np.random.default_rng(seed)
+        self.primary = primary
+        self.sizes = {"select": size}
+        self.truth = rng.integers(0, 2, size)
+        hard = rng.random(size)  # some examples are hard for all
+        skill = 0.55 + spread * rng.random(24) + 0.01 * np.arange(24)
+        noise = rng.normal(0, 0.15, (24, size))
+        right = hard + noise < skill[:, None]
+        self.predictions = np.where(right, self.truth, 1 - self.truth)
+        self.read = 0
+
+    def order(self, split):
+        assert split == "select"
+        return list(range(self.sizes["select"]))
+
+    def evaluate_at(self, forward, split, ids):
+        ids = list(ids)
+        self.read += len(ids)
+        predicted = forward()[ids]
+        truth = self.truth[ids]
+        columns = {
+            "id": ids,
+            "label": truth.tolist(),
+            "prediction": predicted.tolist(),
+            "loss": (predicted != truth).astype(float).tolist(),
+        }
+        return Evaluation(self.metrics_of(columns), columns, len(ids), len(ids))
+
+    def metrics_of(self, columns):
+        truth, predicted = np.array(columns["label"]), np.array(columns["prediction"])
+        return {
+            "accuracy": float((truth == predicted).mean()),
+            "mcc": mcc(truth, predicted),
+            "loss": float(np.mean(columns["loss"])),
+        }
+
+
+class Runs:
+    """What a stage's scorer does: candidates with rivals, for a race or for measuring all."""
+
+    def __init__(self, task, evaluator, objective):
+        self.task, self.evaluator = task, evaluator
+        self.counted = []
+        if evaluator is not None:
+            job = SearchJob(
+                net=None,
+                task=task,
+                space=None,
+                objectives=[objective],
+                seed=0,
+                stage="search",
+                candidate=self.candidate,
+                count=lambda candidate, result: self.counted.append(result.examples),
+            )
+            evaluator.start(job)
+
+    def candidate(self, arch, rivals=()):
+        return Candidate(arch, lambda: self.task.predictions[arch["k"]], lambda: None, rivals=rivals)
+
+    def score(self, arch, examples, rivals):
+        candidate = self.candidate(arch, rivals)
+        if self.evaluator is not None:
+            return self.evaluator.evaluate(candidate, examples)
+        return self.task.evaluate_at(candidate.forward, "select", range(examples or self.task.sizes["select"]))
+
+
+def found(task, evaluator, objective, seed=0, rule=None, done=(), **options):
+    runs = Runs(task, evaluator, objective)
+    result = search(
+        registry.make("sampler", {"use": "random", "replace": False}, {"domain": DOMAIN, "seed": seed}),
+        DOMAIN, runs, lambda arch: {"c": float(arch["k"])}, objectives=[objective], trials=24, budgets=BUDGETS,
+        rule=rule, done=done, **options,
+    )  # fmt: skip
+    return result, runs
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    st.integers(0, 2**20),
+    st.integers(40, 120),
+    st.sampled_from(["accuracy", "mcc", "-loss"]),
+    st.sampled_from(["score", "loss"]),
+)
+def test_an_exact_race_finds_what_measuring_all_finds(seed, size, objective, rule_name):
+    task = Answers(seed, size)
+    rule = WinnerRule(rule_name, "share", size)
+    whole, _ = found(task, None, objective, seed, rule)
+    spent = task.read
+    task.read = 0
+    raced, _ = found(task, Racing(bound="exact", start=8), objective, seed, rule)
+    assert {n: (t.arch, t.score) for n, t in raced.winners.items()} == {
+        n: (t.arch, t.score) for n, t in whole.winners.items()
+    }
+    assert task.read <= spent
+    assert raced.evaluated == whole.evaluated
+
+
+@pytest.mark.parametrize("growth", [1.01, 1.5, 2.0, 3.7])
+def test_each_part_has_some_examples_and_the_last_ends_with_all(growth):
+    racing = Racing(start=8, growth=growth)
+    for total in range(1, 300):
+        rungs = list(racing._rungs(total, races=True))
+        assert rungs == sorted(set(rungs)), total
+        assert rungs[-1] == total
+        assert list(racing._rungs(total, races=False)) == [total]
+
+
+def test_a_paired_race_saves_most_of_the_examples_and_finds_the_best():
+    shares, gaps = [], []
+    for seed in range(2):
+        task = Answers(seed, 500, spread=0.4)
+        whole, _ = found(task, None, "accuracy", seed)
+        spent, task.read = task.read, 0
+        raced, _ = found(task, Racing(), "accuracy", seed)
+        shares.append(task.read / spent)
+        gaps += [whole.winners[name].score - raced.winners[name].score for name in whole.winners]
+        assert raced.broken_off > 0
+        for trial in raced.trials:
+            if trial.examples is not None:
+                assert 0 < trial.examples < 500
+                assert trial.score < max(t.score for t in raced.winners.values())
+        winners = {arch_id(trial.arch) for trial in raced.winners.values()}
+        assert not winners & {arch_id(t.arch) for t in raced.trials if t.examples is not None}
+        assert all(trial.examples is None for trial in raced.front)
+    assert np.mean(shares) < 0.5
+    assert max(gaps) < 0.005
+
+
+def test_a_dropped_candidate_is_estimated_from_a_rival_and_their_difference():
+    task = Answers(3, 400)
+    racing = Racing(start=50, growth=2)
+    runs = Runs(task, racing, "accuracy")
+    scores = [(task.predictions[k] == task.truth).mean() for k in range(24)]
+    best, worst = {"k": int(np.argmax(scores))}, {"k": int(np.argmin(scores))}
+    rival = Trial(best, 0.0, metrics=runs.score(best, None, ()).metrics)
+    result = runs.score(worst, None, [Rival(rival)])
+    assert result.broken_off
+    seen = slice(0, result.examples)
+    right = [task.predictions[arch["k"]][seen] == task.truth[seen] for arch in (worst, best)]
+    assert result.metrics["accuracy"] == pytest.approx(max(scores) + right[0].mean() - right[1].mean())
+    # The rival is behind under another budget: the candidate may win there, and is measured to the end.
+    weak = Trial(worst, 0.0, metrics=runs.score(worst, None, ()).metrics)
+    middle = {"k": int(np.argsort(scores)[12])}
+    assert not runs.score(middle, None, [Rival(rival), Rival(weak)]).broken_off
+    # Room for a rule that chooses among all within one standard error keeps it in the race, too.
+    assert not runs.score(worst, None, [Rival(rival, tolerance=1.0)]).broken_off
+    assert runs.counted == []
+
+
+def test_the_error_is_that_of_the_difference_without_replacement():
+    task = Answers(1, 300)
+    racing = Racing(start=60, growth=100, errors=1.0)
+    runs = Runs(task, racing, "accuracy")
+    scores = [(task.predictions[k] == task.truth).mean() for k in range(24)]
+    best = {"k": int(np.argmax(scores))}
+    rival = Trial(best, 0.0, metrics=runs.score(best, None, ()).metrics)
+    for k in range(24):
+        ours = (task.predictions[k][:60] == task.truth[:60]).astype(float)
+        theirs = (task.predictions[best["k"]][:60] == task.truth[:60]).astype(float)
+        difference = ours - theirs
+        # Of a mean the jackknife with equal groups is the variance of the means of groups (Miller 1974).
+        means = np.array([difference[block::BLOCKS].mean() for block in range(BLOCKS)])
+        error = np.sqrt(means.var(ddof=1) / BLOCKS * (1 - 60 / 300))
+        if k == best["k"]:
+            continue
+        dropped = runs.score({"k": k}, None, [Rival(rival)]).broken_off
+        assert dropped == (difference.mean() < 0 and difference.mean() + error < 0)
+
+
+def test_a_search_that_goes_on_ends_as_if_it_had_not_stopped():
+    task = Answers(5, 300)
+    whole, _ = found(task, Racing(), "accuracy", 5)
+    for cut in (3, 9, 20):
+        again, runs = found(task, Racing(), "accuracy", 5, done=whole.trials[:cut])
+        assert again.trials == whole.trials
+        assert again.winners == whole.winners
+        if again.broken_off and cut < 20:
+            assert runs.counted, "rivals of before the stop answer once more, and that is counted"
+
+
+def test_finalists_are_as_many_as_without_a_race():
+    """With a subset first, an architecture is dropped only if it can no longer be among those that are scored again."""
+    task = Answers(7, 400)
+    raced, _ = found(task, Racing(), "accuracy", 7, examples=200, finalists=3)
+    finals = [trial for trial in raced.trials if trial.examples is None]
+    assert len({arch_id(t.arch) for t in finals}) >= 3
+    for name in raced.winners:
+        assert raced.winners[name].examples is None
+
+
+@pytest.mark.parametrize(
+    ("job", "text"),
+    [
+        ({"objectives": ["accuracy", "-macs"]}, "a search for accuracy, -macs looks for more than that"),
+        ({"objectives": ["-macs"], "estimators": {"macs": None}}, "'macs' is a cost. Expected a metric"),
+        ({"task": SimpleNamespace(labels=None)}, "needs a task that is measured part by part"),
+    ],
+)
+def test_what_cannot_be_raced_is_refused(job, text):
+    fields = {"task": Answers(0, 10), "objectives": ["accuracy"], "estimators": {}, **job}
+    with pytest.raises(UsageError, match=text):
+        Racing().validate(SearchJob(net=None, space=None, seed=0, stage="search", **fields))
+
+
+def test_an_exact_race_needs_classes():
+    task = Answers(0, 10)
+    task.labels = None
+    job = SearchJob(net=None, space=None, seed=0, stage="search", task=task, objectives=["accuracy"])
+    with pytest.raises(UsageError, match="'bound: exact' needs a task with classes"):
+        Racing(bound="exact").validate(job)
+    Racing().validate(job)
