@@ -44,8 +44,8 @@ class Counted:
         highlight: its name in a sentence, if reports show it first.
         trace: returns the cost of a sub-network that is no slice, ``None`` if it cannot be counted; by default the
             extracted model is counted.
-        of_piece: returns the cost of a piece of a network, ``None`` if it cannot be counted; without it, networks that
-            are made of pieces have no table.
+        of_piece: returns the cost of a piece of a network, which is given before it; ``None`` if it cannot be counted.
+            Without it, networks that are made of pieces have no table.
     """
 
     unit: str
@@ -54,7 +54,7 @@ class Counted:
     heading: str = ""
     highlight: str = ""
     trace: Callable[[Callable[[Any], Additive], Any, nn.Module, Arch | None], float | None] | None = None
-    of_piece: Callable[[Piece], float | None] | None = None
+    of_piece: Callable[[nn.Module, Piece], float | None] | None = None
     _additive_costs: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)  # by network
 
     def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None = None) -> float | None:
@@ -110,7 +110,7 @@ class Counted:
             return None
         prices = {}
         for name, piece in space.pieces(net).items():
-            cost = self.of_piece(piece)
+            cost = self.of_piece(net, piece)
             if cost is None:
                 return None
             prices[name] = self.factor * cost
@@ -174,7 +174,9 @@ class Tracing:
 
         return self._counted("size", size, table, space, net, arch)
 
-    def macs_of_piece(self, batch: int, length: int | None, how: Counting, piece: Piece) -> float | None:
+    def macs_of_piece(
+        self, batch: int, length: int | None, how: Counting, net: nn.Module, piece: Piece
+    ) -> float | None:
         """Count the multiply-adds of a piece on the shapes of the run's probe batch; ``None`` without one."""
         from nasframe.nn.inputs import resized
         from nasframe.nn.traced import UncountableError, forward_macs, weightless
@@ -184,7 +186,8 @@ class Tracing:
             return 0.0
         if inputs is None or how != "matmul":
             return None
-        shapes = {name: tensor.to("meta") for name, tensor in resized(inputs, batch, length).items()}
+        inputs = resized(inputs, batch, length or _default_length(net, inputs))
+        shapes = {name: tensor.to("meta") for name, tensor in inputs.items()}
         arguments = piece.inputs(shapes)
         module = weightless(piece.module)
         try:
@@ -377,7 +380,7 @@ def _params(net: nn.Module | Outline, part: Part) -> Additive:
     return count.params(net, part)
 
 
-def _params_of_piece(part: Part, piece: Piece) -> float:
+def _params_of_piece(part: Part, net: nn.Module, piece: Piece) -> float:
     """Count the parameters of a piece, if it belongs to a part of the network."""
     from nasframe.nn.traced import parameters
 
@@ -385,7 +388,7 @@ def _params_of_piece(part: Part, piece: Piece) -> float:
     return 0.0 if piece.part in left_out[part] else parameters(piece.module)
 
 
-def _size_of_piece(piece: Piece) -> float:
+def _size_of_piece(net: nn.Module, piece: Piece) -> float:
     """Count the bytes of a piece's parameters."""
     from nasframe.nn.traced import size
 

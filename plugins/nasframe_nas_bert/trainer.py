@@ -568,7 +568,7 @@ def _prices_by_pieces(space: Any, net: Any, estimator: Any, cost: str) -> dict[s
     of_piece = getattr(estimator, "of_piece", None)
     prices = {}
     for name, piece in space.pieces(net).items():
-        price = None if of_piece is None else of_piece(piece)
+        price = None if of_piece is None else of_piece(net, piece)
         if price is None:
             raise UsageError(f"blockwise.costs: {cost!r} is no sum over operations. Expected params, macs, size …")
         prices[name] = float(price)
