@@ -36,6 +36,7 @@ LANGUAGES = {"python", "bash", "yaml", "toml", "text"}
 DIRECTIVES = {"", "file", "slow", "install", "skip", "wrong", "problems", "write", "fails", "output"}
 SKIP_REASONS = {  # reason → how many blocks may be skipped for it
     "followed in a fresh environment by tests/test_tutorial.py": 5,
+    "needs the example distribution, which tests/test_graph_example.py runs": 1,
 }
 SMOKE = "nasframe run recipes/quickstart.yaml smoke=true --out runs/smoke"
 
