@@ -142,14 +142,12 @@ class Tracing:
         return Traced()
 
     def params(self, part: Part, table: Table, space: Any, net: nn.Module, arch: Arch | None) -> float | None:
-        """Count parameters; only the tables know the parts of a network."""
+        """Count parameters; the parts of a network without tables are those that it names itself."""
 
         def count(model: nn.Module) -> float:
-            from nasframe.nn.traced import UncountableError, parameters
+            from nasframe.nn.traced import parameters, part_parameters
 
-            if part != "all":
-                raise UncountableError(f"it has no part {part!r} that is known")
-            return parameters(model)
+            return parameters(model) if part == "all" else part_parameters(model, part)
 
         return self._counted(part, count, table, space, net, arch)
 
