@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.declarations import COSTS, PART_COSTS, winners
 from nasframe.interfaces import EstimatorTraits, MeasuredEstimator, traits_of
-from nasframe.nn.rows import is_sliceable
 from nasframe.search import costs as search_costs
 from nasframe.stages import model_store
 
@@ -73,6 +72,8 @@ def usual_costs(nets: Iterable[nn.Module]) -> list[str]:
     Args:
         nets: the networks to evaluate.
     """
+    from nasframe.nn.rows import is_sliceable
+
     if any(is_sliceable(net) for net in nets):
         return list(COSTS)
     return [cost for cost in COSTS if cost not in PART_COSTS]
