@@ -1,4 +1,4 @@
-"""Predictor-guided search: a regression proposes what it expects to be best."""
+"""Predictor-guided search: a regression proposes what it expects to be best, of several objectives a random mix."""
 
 import json
 
@@ -10,8 +10,6 @@ from sklearn.gaussian_process.kernels import Matern
 class Predicted:
     """Propose the mutants of good architectures that a regression on their features expects to be best.
 
-    With several objectives, each ask weighs them differently, at random.
-
     Args:
         domain: injected; what to propose from.
         seed: injected; draws candidates and weights.
@@ -22,29 +20,29 @@ class Predicted:
 
     needs = ("features",)
 
-    def __init__(self, domain, seed: int = 0, initial: int = 10, candidates: int = 64, memory: int = 300):
+    def __init__(self, domain, seed: int = 0, initial: int = 10, candidates: int = 64, memory: int = 200):
         self.domain, self.initial, self.candidates, self.memory = domain, initial, candidates, memory
         self.rng = np.random.default_rng(seed)
         self.start("", 0)
 
     def start(self, stage, total):
         """Forget all answers: a training loss and an accuracy cannot be compared."""
-        self.answers = {}  # key of an architecture -> [objectives, arch], the newest last
+        self.answers = {}  # key of an architecture -> [objectives, arch, features], the newest last
 
     def ask(self, n=1, within=None):
         """Propose the n candidates of within that are expected to be best."""
         domain = self.domain if within is None else within
         if len(self.answers) < self.initial:
             return [domain.sample(self.rng) for _ in range(n)]
-        newest, _ = next(reversed(self.answers.values()))
-        known = [answer for answer in self.answers.values() if len(answer[0]) == len(newest)]  # of the same search
-        objectives, archs = np.array([scores for scores, _ in known]), [arch for _, arch in known]
-        losses = (objectives.max(axis=0) - objectives) / np.maximum(np.ptp(objectives, axis=0), 1e-12)
+        newest = next(reversed(self.answers.values()))
+        known = [answer for answer in self.answers.values() if len(answer[0]) == len(newest[0])]  # of the same search
+        objectives, archs, features = (list(column) for column in zip(*known, strict=True))
+        losses = (np.max(objectives, axis=0) - objectives) / np.maximum(np.ptp(objectives, axis=0), 1e-12)
         weights = self.rng.dirichlet(np.ones(losses.shape[1]))
         parents = [archs[i] for i in np.argsort(np.max(weights * losses, axis=1))[:8]]
         candidates = self.draw(domain, parents, max(n, self.candidates))
         model = GaussianProcessRegressor(Matern(2.0, nu=2.5), alpha=1e-4, optimizer=None, normalize_y=True)
-        model.fit([self.domain.features(arch) for arch in archs], losses)
+        model.fit(features, losses)
         expected = model.predict([self.domain.features(arch) for arch in candidates]).reshape(len(candidates), -1)
         return [candidates[i] for i in np.argsort(np.max(weights * expected, axis=1))[:n]]
 
@@ -62,7 +60,8 @@ class Predicted:
         """Note the answers, and forget the oldest."""
         for trial in trials:
             if trial.score is not None:
-                self.answers[key(trial.arch)] = [list(trial.objectives or [trial.score]), trial.arch]
+                objectives, features = list(trial.objectives or [trial.score]), list(self.domain.features(trial.arch))
+                self.answers[key(trial.arch)] = [objectives, trial.arch, features]
         while len(self.answers) > self.memory:
             del self.answers[next(iter(self.answers))]
 
