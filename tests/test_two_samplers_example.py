@@ -57,11 +57,9 @@ def test_a_search_finds_the_best_architecture_within_its_bounds(name):
     def evaluate(arch, examples):
         return {"accuracy": float(sum(arch.values()))}
 
-    def costs(arch):
-        return {"params": 100 * arch["width.0"]}
-
+    allowed = domain.restrict(keep=lambda arch: arch["width.0"] <= 2)
     sampler = registry.find("sampler", name).load()(domain, seed=0)
-    result = search(sampler, domain, evaluate, costs=costs, trials=60, constraints={"params": "<= 200"})
+    result = search(sampler, domain, evaluate, costs=lambda arch: {}, trials=60, within=allowed)
     assert result.winners["best"].arch == {"width.0": 2, "width.1": 8, "width.2": 8, "width.3": 8}
 
 
