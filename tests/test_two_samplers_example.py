@@ -72,4 +72,4 @@ def test_they_are_benchmarked_side_by_side(tmp_path, capsys):
     command = ["bench", "sampler", *NAMES, "random", "--table", str(table), "--objectives", "accuracy"]
     assert main([*command, "--seeds", "2", "--budget", "40", "--against", "none", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert set(NAMES) <= {row["sampler"] for row in result["samplers"]}
+    assert set(NAMES) <= {row["name"] for row in result["samplers"]}
