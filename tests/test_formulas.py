@@ -17,6 +17,8 @@ LABELLED = "| formula | label | file |"
 LABELLED_ROW = re.compile(r"^\| .+ \| `(?P<label>[^`]+)` \| `(?P<file>[\w/]+\.py)` \|$")
 OWN_LABEL = re.compile(r"\([A-Z]\d+\)")
 METHODS = {
+    "nasframe_autobert_zero",
+    "nasframe_adabert",
     "nasframe_dynabert",
     "nasframe_frontier",
     "nasframe_hspg",

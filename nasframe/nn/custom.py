@@ -75,6 +75,17 @@ class Described(nn.Module):
         """Return the part whose parameters and bytes count as the network's costs: by default all of it."""
         return self
 
+    def part(self, name: str) -> Sequence[nn.Module] | None:
+        """Return the modules of a part of the network, so that ``encoder_params`` and ``backbone_params`` count it.
+
+        Args:
+            name: ``encoder``, the layers between embeddings and head, or ``backbone``, all but the head.
+
+        Returns:
+            The modules; ``None``, the default, if the network has no such part.
+        """
+        return None
+
 
 def described(net: Described) -> dict[str, Any]:
     """Return the description of a network, JSON-plain; :func:`rebuilt` makes a network of it.

@@ -161,6 +161,22 @@ def parameters(net: nn.Module) -> float:
     return float(sum(parameter.numel() for parameter in counted(net).parameters()))
 
 
+def part_parameters(net: nn.Module, part: str) -> float:
+    """Return the number of parameters in a part of a network that says which modules it has, tied ones once.
+
+    Args:
+        net: the network.
+        part: ``encoder`` or ``backbone``.
+
+    Raises:
+        UncountableError: the network does not say.
+    """
+    modules = net.part(part) if isinstance(net, Described) else None
+    if modules is None:
+        raise UncountableError(f"it has no part {part!r} that is known")
+    return parameters(nn.ModuleList(modules))
+
+
 def size(net: nn.Module) -> float:
     """Return the bytes of a network's parameters in their present types, tied ones once.
 

@@ -468,6 +468,8 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
                 arch = written_arch(space, arch)
         except NasframeError:
             net = space = None  # they do not go together, which `_space_refusals` reports
+    if space is not None and use is not None and makes_supernet(use):
+        net = _supernet_skeleton(plan, space, use, net)
     if isinstance(arch, str):
         arch = {}  # the name of one that is still to be found
     estimators = {name: registry.make("estimator", cost) for name, cost in plan.estimators.items()}
@@ -487,6 +489,16 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
         estimators=estimators,
         total=training.max_steps or 1,  # steps of epochs are not known without data
     )
+
+
+def _supernet_skeleton(plan: Plan, space: Any, use: Mapping[str, Any], net: Any) -> nn.Module | None:
+    """Return the super-network that a space makes of a network without values; ``None`` if it needs values."""
+    from nasframe.stages.supernets import made_supernet
+
+    try:
+        return made_supernet(space, net, plan.seed, use["use"])
+    except Exception:  # of a space of somebody's own, which may look at weights; the run will say what is wrong
+        return None
 
 
 def _own_skeleton(plan: Plan) -> nn.Module | None:

@@ -154,7 +154,7 @@ def _stage(verb: str) -> Shape:
     function = VERBS[verb].function
     options = VERBS[verb].options
     common: Shape = {key: {"type": "string"} for key in COMMON}
-    common["space"] = _reference("space")
+    common["space"] = _any_of(_reference("space"), NOTHING)  # null: the network as it was loaded
     if "use" not in options:
         shape = _options(function, options, common)
     else:

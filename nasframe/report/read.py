@@ -474,9 +474,15 @@ def _full(places: Sequence[_Place]) -> FullSize:
             ffn = max(ffn, layer["ffn"])
     # An architecture names its layers by their positions in the full network.
     for place in places:
-        for position in place.arch.get("layers", ()):
-            depth = max(depth, position + 1)
+        depth = max(depth, *[position + 1 for position in _positions(place) or [0]])
     return FullSize(depth, heads, ffn)
+
+
+def _positions(place: _Place) -> Sequence[int]:
+    """Return which layers of the full network a model has; none if its architecture says something else of layers."""
+    positions = place.arch.get("layers", ())
+    are_positions = isinstance(positions, list) and all(isinstance(position, int) for position in positions)
+    return positions if are_positions else ()
 
 
 def _layers(place: _Place, depth: int) -> list[LayerRow]:
@@ -485,7 +491,7 @@ def _layers(place: _Place, depth: int) -> list[LayerRow]:
     if not layers:
         return []
     # The blueprint has the kept layers only; the architecture says which ones of the full network they are.
-    kept = place.arch.get("layers", range(len(layers)))
+    kept = _positions(place) or range(len(layers))
     sizes = dict(zip(kept, layers, strict=False))
     rows = []
     for position in range(depth):

@@ -25,9 +25,9 @@ NEAR = 1e-6
 """Relative difference up to which two counts are equal."""
 
 
-def _nodes(present: int) -> tuple[int, int, int]:
-    """Return three lengths that a network accepts if it reads the probe batch: its length, a half and a quarter."""
-    return (present, present // 2, present // 4) if present >= 4 else (1, 2, 3)
+def _nodes(present: int) -> tuple[int, ...]:
+    """Return four lengths that a network accepts if it reads the probe batch: its length, and quarters of it."""
+    return (present, 3 * present // 4, present // 2, present // 4) if present >= 4 else (1, 2, 3, 4)
 
 
 def probe_inputs(task: Task) -> dict[str, torch.Tensor]:
@@ -43,9 +43,10 @@ class MacCounter:
     """Counts forward passes.
 
     A network with exact tables is counted at the length of each batch. Any other one is run for each architecture
-    without values, on the task's probe batch. Sequences of other lengths are counted by the polynomial of degree 2
-    through three lengths, which is exact for linear maps and attention over all tokens. Whether it is exact is tried
-    out on the whole network; if it is not, multiply-adds are scaled with the tokens, and a notice says so.
+    without values, on the task's probe batch. Sequences of other lengths are counted by the polynomial of degree 3
+    through four lengths, which is exact for linear maps, attention over all tokens, and products of its scores. Whether
+    it is exact is tried out on the whole network; if it is not, multiply-adds are scaled with the tokens, and a notice
+    says so.
 
     Args:
         task: its first training batch is the probe batch.
@@ -68,7 +69,7 @@ class MacCounter:
         self.place = place
         self._traced = Traced()
         self._tables: WeakKeyDictionary[nn.Module, dict[int, Any]] = WeakKeyDictionary()  # by length
-        self._is_quadratic: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+        self._is_polynomial: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
         self._told = False
 
     @functools.cached_property
@@ -123,7 +124,7 @@ class MacCounter:
             return self._traced_example(net, arch, present)
         if length in _nodes(present):
             return self._traced_example(net, arch, length)
-        if self._quadratic(net, present, length):
+        if self._follows_length(net, present, length):
             return self._interpolated(net, arch, present, length)
         return self._traced_example(net, arch, present) * length / present
 
@@ -136,7 +137,7 @@ class MacCounter:
         return self._traced.macs(self.space, net, arch, inputs) / in_batch
 
     def _interpolated(self, net: nn.Module, arch: Arch | None, present: int, length: int) -> float:
-        """Return the value at a length of the polynomial of degree 2 through three lengths (Lagrange's form)."""
+        """Return the value at a length of the polynomial of degree 3 through four lengths (Lagrange's form)."""
         lengths = _nodes(present)
         total = 0.0
         for node in lengths:
@@ -147,24 +148,24 @@ class MacCounter:
             total += weight * self._traced_example(net, arch, node)
         return float(round(total))  # multiply-adds are whole numbers
 
-    def _quadratic(self, net: nn.Module, present: int, length: int) -> bool:
-        """Tell whether the whole network's multiply-adds are a polynomial of degree 2 of the length, by a trial."""
+    def _follows_length(self, net: nn.Module, present: int, length: int) -> bool:
+        """Tell whether the whole network's multiply-adds are a polynomial of degree 3 of the length, by a trial."""
         from nasframe.nn.traced import UncountableError
 
-        if net not in self._is_quadratic:
+        if net not in self._is_polynomial:
             try:
                 expected = self._interpolated(net, None, present, length)
                 actual = self._traced_example(net, None, length)
-                self._is_quadratic[net] = abs(expected - actual) <= NEAR * actual
+                self._is_polynomial[net] = abs(expected - actual) <= NEAR * actual
             except UncountableError:  # it may accept one length alone
-                self._is_quadratic[net] = False
-            if not self._is_quadratic[net]:
+                self._is_polynomial[net] = False
+            if not self._is_polynomial[net]:
                 self.notify(
                     self.place,
                     f"the multiply-adds of {type(net).__name__} do not follow from the length of its sequences. The "
                     f"ledger counts {present} tokens, as in the first batch, and scales with the number of tokens.",
                 )
-        return self._is_quadratic[net]
+        return self._is_polynomial[net]
 
     def _table(self, net: nn.Module, length: int) -> Any:
         """Return the exact costs of one sequence. They are counted once: sizes do not change during a stage."""

@@ -123,8 +123,14 @@ class Passes:
         self._answers[key] = outputs
         return outputs
 
-    def evaluated(self, arch: Arch | None, split: str) -> Mapping[str, float]:
-        """Measure the network, or its sub-network ``arch``, on a split; all NaN if its outputs are not finite."""
+    def evaluated(self, arch: Arch | None, split: str, examples: int | None = None) -> Mapping[str, float]:
+        """Measure the network, or its sub-network ``arch``, on a split; all NaN if its outputs are not finite.
+
+        Args:
+            arch: the sub-network.
+            split: ``select`` or ``dev``.
+            examples: the size of a fixed subset of it; ``None`` for all of it.
+        """
         net = self.job.net
         finite = True
 
@@ -137,7 +143,7 @@ class Passes:
 
         began = time.perf_counter()
         net.eval()
-        result = self.job.task.evaluate(forward, split)
+        result = self.job.task.evaluate(forward, split, examples)
         net.train()
         macs = self._counter.evaluation(net, arch, result)
         self.ledger.add(

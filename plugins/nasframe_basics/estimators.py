@@ -16,7 +16,7 @@ from nasframe.interfaces import SizedSpace, SpaceTraits, traits_of
 from nasframe.nn.additive import Additive, SliceError
 from nasframe.notices import Notify, say
 from nasframe.outline import Outline
-from nasframe.records import Arch, CostTable, Size
+from nasframe.records import Arch, CostTable, Size, sequence_length
 
 if TYPE_CHECKING:
     from torch import nn
@@ -142,14 +142,12 @@ class Tracing:
         return Traced()
 
     def params(self, part: Part, table: Table, space: Any, net: nn.Module, arch: Arch | None) -> float | None:
-        """Count parameters; only the tables know the parts of a network."""
+        """Count parameters; the parts of a network without tables are those that it names itself."""
 
         def count(model: nn.Module) -> float:
-            from nasframe.nn.traced import UncountableError, parameters
+            from nasframe.nn.traced import parameters, part_parameters
 
-            if part != "all":
-                raise UncountableError(f"it has no part {part!r} that is known")
-            return parameters(model)
+            return parameters(model) if part == "all" else part_parameters(model, part)
 
         return self._counted(part, count, table, space, net, arch)
 
@@ -179,7 +177,7 @@ class Tracing:
             inputs = self.probe_inputs()
             if inputs is None:  # a recipe is checked without its data
                 return None
-            inputs = resized(inputs, batch, length)
+            inputs = resized(inputs, batch, length or _default_length(net, inputs))
 
         def count(model: nn.Module) -> float:
             if how != "matmul":
@@ -215,6 +213,20 @@ class Tracing:
                 self.notify("estimators", f"{name} of {type(net).__name__} cannot be counted: {error}. Reports show –.")
             return None
         return number
+
+
+def _default_length(net: nn.Module, inputs: Mapping[str, Any]) -> int | None:
+    """Return the tokens of a sequence if a recipe does not say how many, ``None`` for the length of the inputs.
+
+    They are as many as for encoders, so that different networks of one run can be compared; at most what the network
+    can read, as for the latency.
+    """
+    from nasframe.nn.positions import usable_positions
+
+    longest = usable_positions(net)
+    if longest is None or sequence_length(inputs) is None:
+        return None
+    return min(LENGTH, longest)
 
 
 def params(notify: Notify = say) -> Counted:
@@ -263,8 +275,8 @@ def macs(
 
     Args:
         batch: number of examples.
-        length: number of tokens in each, if they are sequences; default: 128 for encoders, else the length of the
-            run's probe batch.
+        length: number of tokens in each, if they are sequences; default: 128, or what the network can read if that is
+            less. A network that does not say how much it can read is counted at the length of the run's probe batch.
         count: ``matmul`` counts like torch's FlopCounterMode; ``torchprofile`` also counts normalisation, like the
             counter behind YOCO-BERT's figures (arXiv 2106.02435).
         notify: injected; told if a network cannot be counted.

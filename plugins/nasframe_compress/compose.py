@@ -262,8 +262,11 @@ def _stages(method: Method, targets: Sequence[Target]) -> list[dict[str, Any]]:
     elif not method.has_budgets:
         stages = list(_formatted(stages, targets))
     position = next(number for number, stage in enumerate(stages) if "evaluate" in stage)
-    choose = {"evaluate": {"name": "choose", "split": "select", "costs": []}}
-    return [*stages[:position], choose, *stages[position:]]
+    choose: dict[str, Any] = {"name": "choose", "split": "select", "costs": []}
+    measured = (stages[position]["evaluate"] or {}).get("models")
+    if measured is not None:  # a method may save networks that are no candidates
+        choose["models"] = measured
+    return [*stages[:position], {"evaluate": choose}, *stages[position:]]
 
 
 def _repeated(stages: Sequence[dict[str, Any]], repeat: Repeat, targets: Sequence[Target]) -> Iterator[dict[str, Any]]:

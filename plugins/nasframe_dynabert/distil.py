@@ -97,7 +97,7 @@ class DynaBERT(Modifier):
         if kind == "classes":
             l_pred = soft_cross_entropy(y, y_teacher)  # (D1)
         elif kind == "independent":
-            # (D1) for labels that each are a yes or no: the cross-entropy with the teacher's probabilities
+            # The same for labels that each are a yes or no: the cross-entropy with the teacher's probabilities
             l_pred = functional.binary_cross_entropy_with_logits(y.float(), y_teacher.detach().float().sigmoid())
         pairs = matched_states(kept, teacher_depth)
         if not self.embeddings:  # without the teacher's state 0, which is the output of its embeddings

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+import nasframe as nf
 from nasframe.errors import RecipeError
 from nasframe.nn.slices import extract
 from nasframe.notices import Notices
 from nasframe.search.costs import cost_function, table_cost
-from nasframe.testing.toy import tiny_net
+from nasframe.testing.toy import tiny_inputs, tiny_net
 from nasframe_basics import estimators
 from nasframe_basics.latency import Latency
 from nasframe_basics.width_depth import WidthDepth
@@ -133,3 +134,41 @@ def test_a_space_of_a_deeper_network_has_no_table_but_estimates():
         assert estimator.table(space, net) is None
         costs = cost_function({name: estimator}, space, net)
         assert costs(arch) == {name: estimator.estimate(None, extract(net, arch))}
+
+
+class Mean(nf.Described):
+    """A network of one's own that reads words; it may say how many it can read, and which part is its encoder."""
+
+    def __init__(self, positions):
+        super().__init__()
+        self.words = torch.nn.Embedding(97, 8)
+        self.map = torch.nn.Linear(8, 8)
+        if positions:
+            self.position_embeddings = torch.nn.Embedding(positions, 8)
+
+    def describe(self):
+        return {"positions": self.position_embeddings.num_embeddings if hasattr(self, "position_embeddings") else 0}
+
+    def part(self, name):
+        return [self.map] if name == "encoder" else None
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.map(self.words(input_ids))
+
+
+@pytest.mark.parametrize(("positions", "length"), [(512, 128), (40, 40), (0, 7)])
+def test_networks_without_tables_are_counted_at_the_length_of_those_with_some(positions, length):
+    cost = nf.make("estimator", "macs", probe_inputs=lambda: tiny_inputs(batch=2, length=7))
+    assert cost.estimate(None, Mean(positions)) == 8 * 8 * length
+
+
+def test_a_network_of_ones_own_says_what_its_encoder_is():
+    said = []
+    costs = {
+        name: nf.make("estimator", name, notify=lambda place, text: said.append(text))
+        for name in ("encoder_params", "backbone_params")
+    }
+    assert costs["encoder_params"].estimate(None, Mean(0)) == 8 * 8 + 8
+    assert costs["backbone_params"].estimate(None, Mean(0)) is None
+    assert len(said) == 1
+    assert "it has no part 'backbone' that is known" in said[0]

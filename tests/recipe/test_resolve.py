@@ -164,7 +164,7 @@ def test_problems_of_the_recipe(changes, expected):
         ({"train": {"epochs": 1, "learning_rat": 1}}, "Did you mean 'learning_rate'?"),
         ({"train": {"epochs": 1, "trials": 1}}, "It belongs to the stage search"),
         ({"train": {"epochs": 1, "budgets": {}}}, "Wrong level: it belongs at the recipe's top level"),
-        ({"train": {"epochs": 1, "temperature": 5}}, "It belongs to modifier 'kd'"),
+        ({"train": {"epochs": 1, "temperature": 5}}, "modifier 'kd'"),
         (
             {"train": {"epochs": 1, "learning_rate": "fast"}},
             "stages.train.learning_rate  'fast' does not fit. Expected float",
@@ -183,7 +183,10 @@ def test_problems_of_the_recipe(changes, expected):
         ({"train": {"epochs": 1, "modifiers": "kd"}}, "stages.train.modifiers  'kd' does not fit"),
         ({"train": {"epochs": 1, "from": "techer"}}, "stages.train.from  no network 'techer' at this point"),
         ({"train": {"epochs": 1, "arch": "best@30%"}}, "no architecture 'best@30%' at this point. There are: best@75%"),
-        ({"transform": {"score": "taylor"}}, "missing 'use'. Expected one of assign_bits, reconstruct, rewire"),
+        (
+            {"transform": {"score": "taylor"}},
+            "missing 'use'. Expected one of assign_bits, attach_probes",
+        ),
         ({"transform": {"use": "rewire", "rank": 3}}, "stages.transform.rank  transform 'rewire' has no option 'rank'"),
         ({"transform": {"use": "rewire", "rank": 3}}, "It belongs to transform 'svd'"),
         ({"transform": {"use": "svd", "maps": ["query"]}}, "stages.transform  svd: nothing to factorise"),

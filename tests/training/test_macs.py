@@ -66,7 +66,7 @@ def test_what_follows_no_polynomial_is_scaled_with_the_tokens_and_said_once() ->
     at_probe = counter.macs(net, None, examples=1, length=PROBE)
     assert at_probe == counted(net, PROBE)
     assert notices == []
-    for length in (11, 6):
+    for length in (11, 7):
         assert counter.macs(net, None, examples=2, length=length) == pytest.approx(2 * at_probe * length / PROBE)
     ((place, text),) = notices
     assert place == "stages.train"
