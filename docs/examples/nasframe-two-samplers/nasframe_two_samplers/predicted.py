@@ -20,7 +20,7 @@ class Predicted:
 
     needs = ("features",)
 
-    def __init__(self, domain, seed: int = 0, initial: int = 10, candidates: int = 64, memory: int = 200):
+    def __init__(self, domain, seed: int = 0, initial: int = 10, candidates: int = 64, memory: int = 100):
         self.domain, self.initial, self.candidates, self.memory = domain, initial, candidates, memory
         self.rng = np.random.default_rng(seed)
         self.start("", 0)
@@ -67,7 +67,7 @@ class Predicted:
 
     def state_dict(self):
         """Return all that the next proposals depend on."""
-        return {"rng": self.rng.bit_generator.state, "answers": dict(self.answers)}
+        return {"rng": self.rng.bit_generator.state, "answers": list(self.answers.items())}
 
     def load_state_dict(self, state):
         """Go on where state_dict was taken."""
