@@ -1,0 +1,61 @@
+"""What a newcomer gets wrong with ``nasframe compress``: each is refused, or said, in the command's own words."""
+
+import pytest
+
+from nasframe.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def init(*arguments):
+    try:
+        return int(main(["init", *arguments, "--out", "out", "--no-progress"]) or 0)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def test_a_wrong_metric_is_refused_under_the_name_of_its_argument(user, capsys):
+    assert init("tuned", "mails.csv", "--metric", "accurac") == 2
+    said = capsys.readouterr().err
+    assert "nasframe: --metric: unknown metric 'accurac'" in said
+    assert "Did you mean 'accuracy'?" in said
+
+
+def test_a_misspelt_suffix_is_recognised(user, capsys, monkeypatch):
+    def no_such(source):
+        raise ConnectionError("no such data set")
+
+    monkeypatch.setattr("nasframe_compress.data._first_rows", no_such)
+    assert init("tuned", "mails.cvs") == 2
+    assert "no such data set. Did you mean 'mails.csv'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("methods", "budget", "code", "problem"),
+    [
+        ("yoco_bert", "0.1%", 3, "out-yoco_bert: best@0.1%: "),
+        ("magnitude", "1%", 2, "--budget '1%': with all its layers, the smallest network has"),
+    ],
+)
+def test_a_budget_that_no_network_can_meet_leaves_no_files(user, capsys, methods, budget, code, problem):
+    assert init("tuned", "mails.csv", "--methods", methods, "--budget", budget) == code
+    assert problem.replace("out-", "mails-") in capsys.readouterr().err
+    assert not (user / "out").exists()
+
+
+def test_a_label_with_a_typing_error_is_said_with_what_was_meant(user, capsys):
+    table = (user / "mails.csv").read_text(encoding="utf-8").splitlines()
+    table[5] = table[5].rpartition(",")[0] + ",spma"
+    (user / "typing.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
+    assert init("tuned", "typing.csv") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "only one example of class 'spma', which can be in one split only. Did you mean 'spam'?" in said
+
+
+def test_a_preview_says_everything_once(user, capsys):
+    assert main(["compress", "tuned", "mails.csv", "--dry-run", "--no-progress"]) in (0, None)
+    screen = capsys.readouterr()
+    both = screen.err + screen.out
+    assert both.count("task.positive: ") == 1
+    assert both.count("distinct texts") == 1
+    assert "estimated time" in screen.out
