@@ -139,7 +139,6 @@ def export(
         _push(written, push, public)
 
 
-
 def _show_written(written: Sequence[WrittenModel]) -> None:
     """Print where the models are, how large they are, and how the first one is loaded."""
     from nasframe.report.tables import size

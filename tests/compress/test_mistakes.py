@@ -59,3 +59,31 @@ def test_a_preview_says_everything_once(user, capsys):
     assert both.count("task.positive: ") == 1
     assert both.count("distinct texts") == 1
     assert "estimated time" in screen.out
+
+
+@pytest.mark.parametrize(("suffix", "written", "noun"), [("csv", ";", "semicolons"), ("tsv", ",", "commas")])
+def test_another_separator_is_recognised(user, capsys, suffix, written, noun):
+    table = (user / "mails.csv").read_text(encoding="utf-8").replace(",", written)
+    (user / f"other.{suffix}").write_text(table, encoding="utf-8")
+    assert init("tuned", f"other.{suffix}") == 2
+    said = capsys.readouterr().err
+    assert f"so {noun} stand between the values. Expected" in said
+    assert f"pandas.read_csv('other.{suffix}', sep={written!r})" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "problem"),
+    [
+        ("body,folder\ncafé au lait très bon,ham\n", "latin-1", "is no UTF-8. Expected a file in UTF-8"),
+        (
+            "body,folder\nword1 word2 word3,ham\nword4 word5 word6,ham\n",
+            "utf-8",
+            "column 'folder' has 'ham' in all of its 2 rows. Expected at least two different labels.",
+        ),
+    ],
+    ids=["encoding", "one class"],
+)
+def test_a_table_that_cannot_be_learned_from_is_refused_with_the_reason(user, capsys, content, encoding, problem):
+    (user / "other.csv").write_text(content, encoding=encoding)
+    assert init("tuned", "other.csv") == 2
+    assert problem in capsys.readouterr().err
