@@ -21,6 +21,8 @@ PEEK = 20_000
 """Rows that are looked at, the first ones."""
 MOST_CLASSES = 20
 """Integer labels with more values than this are scores."""
+NEARLY = 0.9
+"""Share of numbers, from which on a column was meant to hold scores."""
 WORDS = 3.0
 """Words on average, from which on a column of strings is a text."""
 DISTINCT = 0.5
@@ -327,9 +329,23 @@ def _kind_of(
                 f"{place}: label {odd!r} in {column!r} is no number. Expected numbers for --task regression."
             )
         return "regression", ""
+    _refuse_nearly_scores(texts, place, column)
     if not all(_is_number(text) for text in texts):
         return "classification", ""
     return _kind_of_numbers(texts, column)
+
+
+def _refuse_nearly_scores(texts: Sequence[str], place: str, label: str) -> None:
+    """Refuse scores among which a few cells hold something else: as classes, each score would be one of its own."""
+    numbers = [text for text in texts if _is_number(text)]
+    others = [text for text in texts if not _is_number(text)]
+    if not others or len(numbers) < NEARLY * len(texts) or _kind_of_numbers(numbers, label)[0] != "regression":
+        return
+    count = f"{len(others):,} of {len(texts):,} values"
+    raise UsageError(
+        f"{place}: {label!r} holds scores, but {count}, as {others[0]!r}, are no numbers. Expected a number in each "
+        "row, so leave these rows out; or --task classification if they are classes."
+    )
 
 
 def _kind_of_numbers(texts: Sequence[str], label: str) -> tuple[Kind, str]:

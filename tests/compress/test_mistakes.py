@@ -1,8 +1,11 @@
 """What a newcomer gets wrong with ``nasframe compress``: each is refused, or said, in the command's own words."""
 
+import pandas
 import pytest
 
 from nasframe.cli import main
+from nasframe.errors import UsageError
+from nasframe_compress.table import choose_columns
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -87,3 +90,13 @@ def test_a_table_that_cannot_be_learned_from_is_refused_with_the_reason(user, ca
     (user / "other.csv").write_text(content, encoding=encoding)
     assert init("tuned", "other.csv") == 2
     assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("odd", ["n/a", "NaN"])
+def test_scores_with_a_few_other_values_do_not_become_classes(odd):
+    values = [f"{number / 7:.2f}" for number in range(40)]
+    values[3] = odd
+    frame = pandas.DataFrame({"text": [f"one two three {value}" for value in range(40)], "score": values})
+    with pytest.raises(UsageError, match=rf"'score' holds scores, but 1 of 40 values, as '{odd}', are no numbers"):
+        choose_columns(frame, "scores.csv", (), ())
+    assert choose_columns(frame, "scores.csv", (), (), "classification").kind == "classification"
