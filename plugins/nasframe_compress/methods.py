@@ -76,7 +76,7 @@ REPEATS: Mapping[str, Repeat] = {
     "dhspg": Repeat(("sparse", "extract"), ("sparse", "modifiers", 0, "size"), start="teacher"),
     "hesso": Repeat(("sparse", "extract"), ("sparse", "modifiers", 0, "size"), start="teacher"),
     "slimming": Repeat(("joint", "extract"), ("joint", "modifiers", 0, "target"), start="teacher"),
-    "adabert": Repeat(("cells", "extract"), ("cells", "modifiers", 0, "target"), start="teacher"),
+    "adabert": Repeat(("cells", "extract"), ("cells", "modifiers", 0, "target"), start="teacher", keeps_layers=False),
     "rosita": Repeat(("width", "extract"), ("width", "modifiers", 0, "target"), start="shallow", keeps_layers=False),
 }
 """The methods that prune to a share."""
