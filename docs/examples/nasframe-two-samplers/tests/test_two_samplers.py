@@ -21,7 +21,8 @@ class TestLocalSearch(SamplerContract):
 
 
 class TestPredicted(SamplerContract):
-    trials = 1000
+    trials = 200
+    seconds = 240.0  # a regression is fitted for every ask, which takes long on a busy machine
 
     def make(self, domain, seed):
         return Predicted(domain, seed)
