@@ -20,6 +20,9 @@ from nasframe.records import canonical_json
 COSTS = ("params", "backbone_params", "encoder_params", "macs", "size", "latency")
 """Costs that ``evaluate`` estimates unless it names others."""
 
+PART_COSTS = ("backbone_params", "encoder_params")
+"""Those of :data:`COSTS` that count a part which only networks of a sliceable family are known to have."""
+
 TEACHER = "teacher"
 """The name under which ``load`` saves the recipe's teacher, unless the stage names another."""
 LOADED_ON = ("select", "dev")

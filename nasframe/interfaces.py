@@ -430,7 +430,7 @@ class Model(Protocol):
     """A network and its tokenizer from a name."""
 
     def tokenizer(self) -> Any:
-        """Load the tokenizer."""
+        """Load the tokenizer; ``None`` if the network reads no texts."""
         ...
 
     def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:

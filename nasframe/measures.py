@@ -16,6 +16,10 @@ from nasframe.records import CostFormat, ErrorKind, MetricFormat
 
 Measures = Callable[[Mapping[str, Any], Any], Mapping[str, MetricFormat] | None]
 Factory = TypeVar("Factory", bound=Callable[..., Any])
+CORRELATIONS = ("mcc", "pearson", "spearman")
+"""Metrics that are near 0 for guesses, however the labels are distributed."""
+LEAST_CORRELATION = 0.1
+"""What a network that has learned its labels reaches at least."""
 
 
 def measures(metrics: Measures) -> Callable[[Factory], Factory]:

@@ -7,10 +7,11 @@ notice once, ``--dry-run`` lists them, and reports repeat them.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
+
+from nasframe.terminal import tell
 
 Notify: TypeAlias = Callable[[str, str], None]
 """``notify(place, text)``: pass a notice on."""
@@ -70,4 +71,4 @@ class Notices:
 
 def say(place: str, text: str) -> None:
     """Print a notice to the error stream; this is ``notify`` if no run collects notices."""
-    print(f"nasframe: {Notice(place, text)}", file=sys.stderr)
+    tell(f"nasframe: {Notice(place, text)}")

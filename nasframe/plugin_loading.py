@@ -285,10 +285,22 @@ def _import_file(path: Path, module_name: str) -> Any:
     sys.modules[module_name] = module  # before it runs, as dataclasses and pickle look modules up there
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[module_name]
+        if isinstance(error, ModuleNotFoundError) and _is_beside(path, error.name):
+            raise UsageError(
+                f"it imports {error.name}.py, the file beside it, which a one-file plugin cannot. Expected one file, "
+                "or an installed package, as 'nasframe new' writes one."
+            ) from error
         raise
     return module
+
+
+def _is_beside(path: Path, module: str | None) -> bool:
+    """Tell whether a module is another file, or a folder, in a file's folder."""
+    if not module or "." in module:
+        return False
+    return path.with_name(f"{module}.py").is_file() or path.with_name(module).is_dir()
 
 
 @dataclass(frozen=True)

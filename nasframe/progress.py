@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from nasframe.terminal import tell
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
@@ -52,7 +54,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line to the error stream, if bars are shown."""
         if self.visible:
-            print(text, file=sys.stderr)
+            tell(text)
 
 
 SILENT = Progress(False)

@@ -137,6 +137,8 @@ class Registered:
             return item
         except (Exception, SystemExit) as error:
             cause = described(error)
+            if self.source.file and module == Path(self.source.file).stem:
+                cause += f". A one-file plugin registers the object itself: register({self.name!r}, {attribute})."
             raise UsageError(f"{self.kind} {self.name!r} of {self.source} cannot be loaded: {cause}") from error
 
 

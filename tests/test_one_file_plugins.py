@@ -270,3 +270,26 @@ def test_a_file_can_be_checked_from_the_command_line(recipe, capsys, monkeypatch
     assert out.count("  ok  ") == 14
     with pytest.raises(UsageError, match="cannot be loaded"):
         registry.add_file(recipe.parent / "gone.py")
+
+
+def test_a_file_that_imports_the_file_beside_it_is_told_what_to_do(tmp_path):
+    (tmp_path / "beside.py").write_text("WIDTH = 3\n", encoding="utf-8")
+    path = tmp_path / "imports_beside.py"
+    path.write_text("from beside import WIDTH\n", encoding="utf-8")
+    with pytest.raises(
+        UsageError, match=r"it imports beside\.py, the file beside it, .* Expected one file, or an installed"
+    ):
+        registry.add_file(path)
+
+
+def test_a_file_that_registers_itself_by_name_is_told_what_to_do(tmp_path):
+    path = tmp_path / "names_itself.py"
+    path.write_text(
+        "from nasframe import hookimpl\n\n\nclass Mine:\n    pass\n\n\n@hookimpl\ndef register_samplers(register):\n"
+        "    register('mine', 'names_itself:Mine')\n",
+        encoding="utf-8",
+    )
+    with registry.file_plugins([path]):
+        entry = registry.find("sampler", "mine")
+        with pytest.raises(UsageError, match=r"registers the object itself: register\('mine', Mine\)"):
+            entry.load()

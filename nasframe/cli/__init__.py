@@ -21,6 +21,7 @@ from nasframe.cli.left_out import CommandGroup
 from nasframe.cli.plugin_commands import add_commands
 from nasframe.errors import NasframeError, PluginError
 from nasframe.plugin_errors import described, plugin_error
+from nasframe.terminal import tell
 from nasframe.version import __version__
 
 SEE_WHERE = "Run again as 'nasframe --traceback ...' to see where."
@@ -161,4 +162,4 @@ def _with_notes(text: str, error: Exception) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"nasframe: {text}", file=sys.stderr)
+    tell(f"nasframe: {text}")

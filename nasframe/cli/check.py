@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,9 +51,11 @@ def _print_json(problems: Mapping[str, Sequence[Problem]]) -> None:
 
 
 def _print_text(problems: Mapping[str, Sequence[Problem]]) -> None:
+    from nasframe.terminal import tell
+
     for problems_of_file in problems.values():
         for problem in problems_of_file:
-            print(problem, file=sys.stderr)
+            tell(problem)
     wrong = sum(1 for problems_of_file in problems.values() if problems_of_file)
     count = "1 recipe" if len(problems) == 1 else f"{len(problems)} recipes"
     outcome = f"{wrong} with problems" if wrong else "no problems"

@@ -119,8 +119,14 @@ def quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
-def show_plan(plan: Plan, as_json: bool) -> None:
-    """Print what a run would do; exit with 3 if a bound cannot be met."""
+def show_plan(plan: Plan, as_json: bool, with_data: bool = True) -> None:
+    """Print what a run would do; exit with 3 if a bound cannot be met.
+
+    Args:
+        plan: what would be run.
+        as_json: print JSON.
+        with_data: show the table of the data, too, unless the caller has shown it.
+    """
     import json
 
     from nasframe.running.dry_run import dry_run
@@ -130,12 +136,12 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    _print_plan(facts)
+    _print_plan(facts, with_data)
     if any(limit["reachable"] is False for limit in facts["limits"]):
         raise typer.Exit(3)
 
 
-def _print_plan(facts: Mapping[str, Any]) -> None:
+def _print_plan(facts: Mapping[str, Any], with_data: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -145,7 +151,7 @@ def _print_plan(facts: Mapping[str, Any]) -> None:
     console = Console()
     for notice in facts["notices"]:
         console.print(f"{notice['place']}: {notice['text']}", markup=False, highlight=False)
-    if facts["data"] is not None:
+    if with_data and facts["data"] is not None:
         print(data_text(facts["data"], console.width))
     stages = Table("stage", "verb", "what", "time", box=None, header_style="bold")
     for row in facts["stages"]:

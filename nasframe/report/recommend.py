@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from nasframe.measures import sign_of
+from nasframe.measures import CORRELATIONS, LEAST_CORRELATION, sign_of
 from nasframe.records import MetricFormat
 from nasframe.report import tables
 from nasframe.report.format import PLAIN_COST, cost_heading, in_column_order, titled
@@ -26,7 +27,54 @@ def recommendations(report: RunReport) -> list[Recommendation]:
             continue
         told.append(model)
         chosen.append(Recommendation(model.name, model.budget, _sentence(report, model)))
+    doubt = teacher_doubt(report)
+    if doubt and chosen:
+        chosen[0] = replace(chosen[0], text=f"{chosen[0].text} {doubt}")
     return chosen
+
+
+def teacher_doubt(report: RunReport) -> str:
+    """Say that the teacher has not learned its labels; nothing if it has, or if the report cannot tell.
+
+    Everything is compared with the teacher, so a network "as good as the teacher" may then be worth nothing.
+
+    Args:
+        report: of a run.
+    """
+    teacher = next((row for row in report.models if row.role == "teacher"), None)
+    if teacher is None:
+        return ""
+    metrics = teacher.metrics.get(report.split, {})
+    correlations = [name for name in CORRELATIONS if name in metrics]
+    if correlations:
+        name = max(correlations, key=lambda correlation: metrics[correlation])
+        if metrics[name] > LEAST_CORRELATION:
+            return ""
+        score = f"{tables.metric(report.metric_format(name), metrics[name])} {titled(name, report.metric_format(name))}"
+        return f"The teacher does no better than chance: {score} on {report.split}. {MEANINGLESS}"
+    largest, label = _largest_class(report)
+    if "accuracy" not in metrics or metrics["accuracy"] > largest:
+        return ""
+    form = report.metric_format("accuracy")
+    return (
+        f"The teacher does no better than chance: {tables.metric(form, metrics['accuracy'])} accuracy on "
+        f"{report.split}, where {label!r} for every example has {tables.metric(form, largest)}. {MEANINGLESS}"
+    )
+
+
+MEANINGLESS = "So comparisons with it say little: train a better one first."
+
+
+def _largest_class(report: RunReport) -> tuple[float, str]:
+    """Return the share of the most frequent class on the report's split, and its name; 0 if it is not known."""
+    summary = report.data.get("summary") or {}
+    for split in summary.get("splits", ()):
+        counts = split.get("classes")
+        is_reported = split["name"] == report.split
+        if is_reported and counts and sum(counts) and not summary.get("independent"):
+            position = max(range(len(counts)), key=counts.__getitem__)
+            return counts[position] / sum(counts), str(summary["labels"][position])
+    return 0.0, ""
 
 
 def _same_network(model: ModelRow, other: ModelRow) -> bool:

@@ -261,8 +261,10 @@ def _summary(report: RunReport, columns: Mapping[str, str], with_spread: bool) -
             cells.append(_cost_cell(report, model, cost_name, with_spread))
         rows.append([label(model, shown_role(report.models, model)), _score_cell(report, model), *cells])
 
+    has_shares = any(model.relative for model in report.models if model.role != "teacher")
+    costs = "costs and their share of the teacher's" if has_shares else "costs"
     table = Table(
-        title=f"{report.name}: {report.split} {name}, costs and their share of the teacher's",
+        title=f"{report.name}: {report.split} {name}, {costs}",
         title_justify="left",
         caption=over_budget(report.models) or None,
         caption_justify="left",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nasframe.declarations import winners
+from nasframe.declarations import COSTS, PART_COSTS, winners
 from nasframe.interfaces import EstimatorTraits, MeasuredEstimator, traits_of
 from nasframe.search import costs as search_costs
 from nasframe.stages import model_store
@@ -61,6 +61,22 @@ def question(estimator: Any, name: str, net: nn.Module, work: Work, by_itself: b
     if origin is None or origin.net is None:
         return Question(origin.space if origin else work.space, net, None)
     return Question(origin.space, origin.net, origin.arch)
+
+
+def usual_costs(nets: Iterable[nn.Module]) -> list[str]:
+    """Return the costs that ``evaluate`` takes unless it names others.
+
+    The parts of a network of one's own are not known. So their parameters are not asked for, and a report has no
+    columns without numbers.
+
+    Args:
+        nets: the networks to evaluate.
+    """
+    from nasframe.nn.rows import is_sliceable
+
+    if any(is_sliceable(net) for net in nets):
+        return list(COSTS)
+    return [cost for cost in COSTS if cost not in PART_COSTS]
 
 
 def measure_models(

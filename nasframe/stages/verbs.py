@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nasframe import registry
 from nasframe.declarations import (
-    COSTS,
     DECLARATIONS,
     LOADED_ON,
     TEACHER,
@@ -450,7 +449,8 @@ def evaluate(
         split: ``dev`` is for reporting; nothing is ever selected on it.
         models: the models to measure, by name (``best@*``); default: all, or the current network if no model was saved
             or extracted.
-        costs: the costs of each model to report; default: parameters (all, backbone, encoder), MACs, size and latency.
+        costs: the costs of each model to report; default: parameters (all, and those of backbone and encoder if the
+            network has them), MACs, size and latency.
         precision: the number format of the forward passes; ``auto`` is bfloat16 if the device computes it natively.
     """
     fitting = models_of_task(stage.plan, stage.planned, work.models)
@@ -470,7 +470,8 @@ def evaluate(
             stage.result["examples"] = examples
     # After all metrics, because models take turns when a cost is measured, so all have to be there.
     with stage.progress.bar(f"{stage.name}: costs") as advance:
-        measure.measure_models(stage, work, chosen, COSTS if costs is None else costs, advance)
+        names = measure.usual_costs(chosen.values()) if costs is None else costs
+        measure.measure_models(stage, work, chosen, names, advance)
     model_store.report_over_budget(stage, chosen)
     stage.add_ledger([tally.ledger_entry(time.monotonic() - began)])
     return work

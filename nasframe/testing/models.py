@@ -45,7 +45,7 @@ class ModelContract(Contract):
 
     @check
     def test_the_network_runs_on_the_tokenizer(self) -> None:
-        """The network accepts the tokenizer's output, or images if there is no tokenizer."""
+        """The network accepts the tokenizer's output, or images or inputs of its own if there is no tokenizer."""
         model = self.make()
         net = self.loaded(model, ["no", "yes"])
         inputs = self.inputs(model, net)
@@ -59,15 +59,16 @@ class ModelContract(Contract):
 
     @check
     def test_the_head_fits_the_labels(self) -> None:
-        """The head has one output for each label, and one for a regression; the configuration names the labels."""
+        """The head has an output for each label, and one for a regression; its configuration names the labels."""
         model = self.make()
         labels = ["bad", "fair", "good"]  # three, because two are the default of transformers
         net = self.loaded(model, labels)
-        outputs = net.config.num_labels
+        outputs = self.outputs(model, net)
         require(outputs == 3, f"three labels give a head of {outputs} outputs; make one for each label")
-        names = [net.config.id2label[i] for i in range(3)]
-        require(names == labels, f"config.id2label names {names}; it should name {labels}")
-        outputs = self.loaded(model, None).config.num_labels
+        if _names_labels(net):  # other networks have no configuration that names labels
+            names = [net.config.id2label[i] for i in range(3)]
+            require(names == labels, f"config.id2label names {names}; it should name {labels}")
+        outputs = self.outputs(model, self.loaded(model, None))
         require(outputs == 1, f"labels=None, a regression, gives {outputs} outputs; make one")
 
     @check
@@ -119,13 +120,32 @@ class ModelContract(Contract):
         tokenizer = model.tokenizer()
         if tokenizer is not None:
             return dict(tokenizer(TEXTS, padding=True, truncation=True, max_length=32, return_tensors="pt"))
-        size = net.config.image_size
+        size = getattr(getattr(net, "config", None), "image_size", None)
+        require(
+            size is not None,
+            "tokenizer() gives none, and no config.image_size says that the network reads images; register the model "
+            "with an example: the name of a subclass of ModelContract whose inputs(model, net) returns inputs of two "
+            "examples",
+        )
         height, width = size if isinstance(size, list | tuple) else (size, size)
         generator = torch.Generator().manual_seed(0)
         return {"pixel_values": torch.randn(2, net.config.num_channels, height, width, generator=generator)}
+
+    def outputs(self, model: Any, net: Any) -> int:
+        """Count the outputs of a network's head for an example."""
+        if _names_labels(net):
+            return int(net.config.num_labels)
+        with torch.no_grad():
+            return int(net(**self.inputs(model, net)).logits.shape[-1])
 
     def loaded(self, model: Any, labels: Any, seed: int = 0, random: bool = False) -> Any:
         """Load the network."""
         net = model.load(labels, seed, random)
         require(isinstance(net, nn.Module), f"load gave {type(net).__name__}; return an nn.Module")
         return net
+
+
+def _names_labels(net: nn.Module) -> bool:
+    """Tell whether a network has a configuration that names labels, as every model of transformers has."""
+    config = getattr(net, "config", None)
+    return hasattr(config, "id2label") and hasattr(config, "num_labels")

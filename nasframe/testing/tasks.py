@@ -284,6 +284,12 @@ class TaskContract(Contract):
         outputs = 1 if task.labels is None else len(task.labels)
         batch = task.train_batches(0, 0, 1)[0]
         pixels = batch.inputs.get("pixel_values")
+        require(
+            pixels is not None or "input_ids" in batch.inputs,
+            f"its batches have the inputs {sorted(batch.inputs)}, and neither input_ids nor pixel_values, so the "
+            "contract has no network for them; register the task with an example: the name of a subclass of "
+            "TaskContract whose net(task) returns one",
+        )
         if pixels is not None:
             channels, height, width = pixels.shape[1:]
             patch = 2 if height % 2 == 0 and width % 2 == 0 else 1

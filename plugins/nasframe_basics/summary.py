@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from nasframe.errors import suggestion
 from nasframe.labels import are_independent
 from nasframe.notices import Notice, Notify
 from nasframe.records import DataSource, DataSummary, SplitSummary
@@ -377,7 +378,10 @@ def _single_examples(train: Source, labels: Sequence[str]) -> Iterator[Notice]:
             has_label = train.data.labels[:, single[0]] == 1
         row = int(np.flatnonzero(has_label)[0])
         names = _named([labels[i] for i in single], labels)
-        yield Notice(train.places[row], f"There is only one example of {names}, which can be in one split only.")
+        text = f"There is only one example of {names}, which can be in one split only."
+        others = [name for position, name in enumerate(labels) if counts[position] > 1]
+        hint = suggestion(labels[single[0]], others) if len(single) == 1 else ""
+        yield Notice(train.places[row], text + hint)
 
 
 def _named(names: Sequence[str], labels: Sequence[str]) -> str:

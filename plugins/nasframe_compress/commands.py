@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nasframe.terminal import tell
+
 if TYPE_CHECKING:
     from nasframe.progress import Progress
     from nasframe_compress.prepare import Prepared, Settings
@@ -154,7 +156,7 @@ def compress(
     if jobs is not None and not is_study(request):
         raise UsageError("--jobs: one method with one seed is one process. Expected it with several of either.")
     if dry_run:
-        _show_preview(_prepared(request, out, began, will_run=False, no_progress=no_progress))
+        _show_preview(_prepared(request, out, began, will_run=True, no_progress=no_progress))
         return
     settings = Settings(_plain_path(cache), jobs, device)
     _begin(request, out, began, settings, no_progress)
@@ -256,7 +258,7 @@ def _prepared(request: Request, out: Path | None, began: float, will_run: bool, 
         request: the request.
         out: the folder for everything; ``None`` is the default one.
         began: when the command began, by ``time.monotonic``.
-        will_run: whether the recipe is run now.
+        will_run: whether the recipe is run now, or previewed: either says what model and task decide by themselves.
         no_progress: show no bars.
     """
     from rich.console import Console
@@ -300,7 +302,7 @@ def _begin(request: Request, out: Path | None, began: float, settings: Settings,
         advice = "Nothing was begun: the same command begins again."
         if is_ours and (folder / RECORD).is_file():
             advice = f"Go on with: {resume_command(folder)}"
-        print(f"nasframe: interrupted. {advice}", file=sys.stderr)
+        tell(f"nasframe: interrupted. {advice}")
         raise typer.Exit(130) from None
 
 
@@ -393,8 +395,8 @@ def _written(prepared: Prepared, settings: Settings, no_progress: bool) -> Path:
     if prepared.request.minutes is None:
         with Progress(False if no_progress else None).bar("timing a few steps"):
             seconds = estimated_seconds(prepared, path)
-        print(f"time   about {duration(seconds)} on this machine, by a few timed steps", file=sys.stderr)
-    print(f"place  {prepared.folder}", file=sys.stderr)
+        tell(f"time   about {duration(seconds)} on this machine, by a few timed steps")
+    tell(f"place  {prepared.folder}")
     return path
 
 
@@ -414,7 +416,7 @@ def _show_preview(prepared: Prepared) -> None:
             from nasframe.recipe.loading import load_recipe
             from nasframe.recipe.resolve import resolve
 
-            show_plan(resolve(load_recipe(path)), as_json=False)
+            show_plan(resolve(load_recipe(path)), as_json=False, with_data=False)
 
 
 # ---- the end
@@ -435,9 +437,6 @@ def _finish(folder: Path, settings: Settings, no_progress: bool, as_json: bool) 
     from nasframe_compress.prepare import resume_command
     from nasframe_compress.work import RUN, RUNS, advise, go_on, read_record
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     record = read_record(folder)
     choose_device(settings.device or record.settings.device)
     cache = settings.cache or record.settings.cache
@@ -447,10 +446,10 @@ def _finish(folder: Path, settings: Settings, no_progress: bool, as_json: bool) 
             cache=None if cache is None else Path(cache),
             jobs=settings.jobs or record.settings.jobs,
             progress=False if no_progress else None,
-            say=say,
+            say=tell,
         )
     except KeyboardInterrupt:
-        print(f"nasframe: interrupted. Go on with: {resume_command(folder)}", file=sys.stderr)
+        tell(f"nasframe: interrupted. Go on with: {resume_command(folder)}")
         raise typer.Exit(130) from None
     except Exception as error:
         advise(record, error)
@@ -475,7 +474,7 @@ def _show(folder: Path, runs: Path, results: Sequence[BudgetResult]) -> None:
     from rich.console import Console
 
     from nasframe.errors import in_shell
-    from nasframe_compress.recommend import note_on
+    from nasframe_compress.recommend import doubt_on, note_on
     from nasframe_compress.show import table
     from nasframe_compress.work import model_folder
     from nasframe_deploy.ship import snippet_of
@@ -490,6 +489,9 @@ def _show(folder: Path, runs: Path, results: Sequence[BudgetResult]) -> None:
     for result in results:
         for line in result.sentences():
             console.print(line, markup=False, highlight=False)
+    doubt = doubt_on(results)
+    if doubt:
+        console.print(doubt, markup=False, highlight=False)
     note = note_on(results)
     if note is not None:
         console.print(note, markup=False, highlight=False)
@@ -499,4 +501,6 @@ def _show(folder: Path, runs: Path, results: Sequence[BudgetResult]) -> None:
     if places:
         print(f"\n{snippet_of(places[0])}")
     # On the error stream, as of studies: the networks that are recommended are written already, this is for others.
-    print(f"export  nasframe export {in_shell(runs)} MODEL  (any other network)", file=sys.stderr)
+    page = runs / ("report.html" if (runs / "report.html").is_file() else "study.html")
+    tell(f"report  {page}")
+    tell(f"export  nasframe export {in_shell(runs)} MODEL  (any other network)")

@@ -170,7 +170,8 @@ def _of_hub(request: Request, source: str, ask: Ask | None, name: str | None = N
     except Exception as error:  # datasets has no base class for its errors and those of its requirements
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
-            f"{source}: neither a file nor a folder of tables, and no data set of the Hugging Face hub: {first_line}"
+            f"{source}: neither a file nor a folder of tables, and no data set of the Hugging Face hub: "
+            f"{first_line}.{_similar_file(Path(source))}"
         ) from None
     frame = _with_class_names(table)
     columns = _columns(frame, source, request, ask)

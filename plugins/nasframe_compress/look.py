@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
-from nasframe.errors import UsageError
+from nasframe.errors import Problem, UsageError
 from nasframe.heads import ASK, match
 from nasframe.labels import are_independent
-from nasframe.measures import formats_of
+from nasframe.measures import CORRELATIONS, LEAST_CORRELATION, formats_of
 from nasframe.recipe.resolve import check_recipe
 from nasframe.report.data_table import data_text
 from nasframe.report.tables import human
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 GLANCE = 256
 """How many examples a head is tried on, to see that it was trained for these labels."""
-LEAST_CORRELATION = 0.1
-"""What a trained head reaches at least: Matthews' or Pearson's correlation."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +160,18 @@ def _plan(model: Mapping[str, Any], task: Mapping[str, Any], space: Any, request
     }
     plan, problems = check_recipe(recipe)
     if plan is None:
-        raise UsageError("\n".join(str(problem) for problem in problems))
+        raise UsageError("\n".join(_as_argument(problem) for problem in problems))
     return plan
+
+
+FLAGS = {"task.metric": "--metric", "task.positive": "--positive", "task.max_length": "--max-length"}
+"""Options of the recipe that arguments stand for."""
+
+
+def _as_argument(problem: Problem) -> str:
+    """Return a problem under the name of the argument that it is about: nobody has seen a recipe yet."""
+    flag = FLAGS.get(problem.path)
+    return str(problem) if flag is None else f"{flag}: {problem.text}"
 
 
 def _width(config: Any) -> int:
@@ -219,7 +227,7 @@ def _glance(inputs: RunInputs) -> _Glance:
     net = inputs.work.net.eval()
     result = inputs.task.evaluate(forward_of(net, net, "fp32"), "train", GLANCE)
     labels = list(result.predictions["label"])
-    for name in ("mcc", "pearson", "spearman"):
+    for name in CORRELATIONS:
         if name in result.metrics:
             return _Glance(name, result.metrics[name], LEAST_CORRELATION, len(labels))
     if are_independent(inputs.task.labels):

@@ -30,12 +30,14 @@ class Repeat:
         share: the path of the share in them, the stage's name first.
         start: the saved network that each repetition starts from; ``None`` if they leave the network as it is.
         exact: whether a share says which shapes the network gets, whatever the data are.
+        keeps_layers: whether all layers stay, each with one head at least.
     """
 
     stages: tuple[str, ...]
     share: tuple[str | int, ...]
     start: str | None = None
     exact: bool = False
+    keeps_layers: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ REPEATS: Mapping[str, Repeat] = {
     "dhspg": Repeat(("sparse", "extract"), ("sparse", "modifiers", 0, "size"), start="teacher"),
     "hesso": Repeat(("sparse", "extract"), ("sparse", "modifiers", 0, "size"), start="teacher"),
     "slimming": Repeat(("joint", "extract"), ("joint", "modifiers", 0, "target"), start="teacher"),
-    "adabert": Repeat(("cells", "extract"), ("cells", "modifiers", 0, "target"), start="teacher"),
-    "rosita": Repeat(("width", "extract"), ("width", "modifiers", 0, "target"), start="shallow"),
+    "adabert": Repeat(("cells", "extract"), ("cells", "modifiers", 0, "target"), start="teacher", keeps_layers=False),
+    "rosita": Repeat(("width", "extract"), ("width", "modifiers", 0, "target"), start="shallow", keeps_layers=False),
 }
 """The methods that prune to a share."""
 

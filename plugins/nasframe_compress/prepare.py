@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nasframe.errors import UsageError, in_shell
+from nasframe.errors import UnsatisfiableError, UsageError, in_shell
 from nasframe.folders import folder_name
 from nasframe.progress import SILENT, Progress
 from nasframe.recipe.loading import load_recipe
 from nasframe.recipe.resolve import resolve
 from nasframe.recipe.yaml import dump
+from nasframe.running.feasibility import unreachable
 from nasframe.storage import refuse_unwritable
 from nasframe.store import write_text
 from nasframe_compress.compose import (
@@ -151,6 +152,8 @@ def _targets(method: Method, request: Request, seen: Look, data: Data, sizes: Si
         return targets
     shapes_are_known = method.repeat is None or method.repeat.exact
     for budget, name in zip(request.budgets, names, strict=True):
+        if method.repeat is not None and method.repeat.keeps_layers:
+            sizes.require_reach(budget)
         targets.append(Target(budget, name, share=sizes.share(budget, shapes_are_known)))
     return targets
 
@@ -230,6 +233,7 @@ def write(prepared: Prepared, settings: Settings = DEFAULT) -> Path:
     Raises:
         UsageError: the folder cannot be written, or is not empty.
         RecipeError: a recipe cannot work on this model and these data.
+        UnsatisfiableError: a search cannot meet a budget; the message has the nearest network.
     """
     folder = prepared.folder
     refuse_used(folder)
@@ -297,11 +301,17 @@ def _write_files(prepared: Prepared, settings: Settings, draft: Path) -> str:
 
 
 def _check(path: Path) -> None:
-    """Check a recipe, or a study with all its recipes."""
+    """Check a recipe, or a study with all its recipes, and that their searches can meet the budgets."""
     if path.name == RECIPE:
-        resolve(load_recipe(path))
+        plans = [resolve(load_recipe(path))]
     else:
         load_study(str(path))
+        plans = [resolve(load_recipe(recipe)) for recipe in sorted((path.parent / METHODS).iterdir())]
+    problems = []
+    for plan in plans:
+        problems += [f"{plan.name}: {text}" for _, text in unreachable(plan)]
+    if problems:
+        raise UnsatisfiableError("\n".join(problems))
 
 
 def _recipe_file(prepared: Prepared, method: Method, place: Path) -> str:

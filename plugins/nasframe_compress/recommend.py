@@ -14,7 +14,7 @@ from typing import Any
 from nasframe.declarations import TEACHER
 from nasframe.measures import sign_of
 from nasframe.report.read import read_run
-from nasframe.report.recommend import saved
+from nasframe.report.recommend import saved, teacher_doubt
 from nasframe.report.records import Measure, ModelRow, RunReport
 from nasframe.report.tables import cost
 from nasframe.search.constraints import parse_bounds
@@ -195,6 +195,12 @@ def note_on(results: Sequence[BudgetResult]) -> str | None:
     """Say once that choices rest on ``dev``, if some method has no scores on ``select``."""
     budgets = [budget_text(result.budget) for result in results if result.chosen_on == DEV]
     return fallback_note(budgets, DEV, NOUN)
+
+
+def doubt_on(results: Sequence[BudgetResult]) -> str:
+    """Say once that the teacher has not learned its labels; nothing if it has."""
+    reports = [result.report for result in results if result.report is not None]
+    return teacher_doubt(reports[0]) if reports else ""
 
 
 def _plain(result: MethodResult) -> dict[str, Any]:

@@ -80,6 +80,30 @@ class Sizes:
             self._shares[key] = Share(self._largest(budget, margin), exact=False)
         return self._shares[key]
 
+    def require_reach(self, budget: Budget) -> None:
+        """Refuse a share of the encoder that no network with all its layers can have.
+
+        Args:
+            budget: cost → bound; any but a share is left to :meth:`share`.
+
+        Raises:
+            UsageError: even one head and no neuron in each layer are more than the share; the message has theirs.
+        """
+        percent = share_of(budget)
+        if percent is None:
+            return
+        space: Any = self.inputs.work.space
+        costs = self._costs(budget)(space.arch({"size": percent}))  # more than the share, if the widths cannot be less
+        if violation(costs, self._bounds(budget, margin=1.0)) == 0:
+            return
+        estimators = {SHARE_COST: self.inputs.estimators[SHARE_COST]}
+        full = full_costs(estimators, space, self.inputs.work.net)[SHARE_COST]
+        smallest = math.ceil(100 * costs[SHARE_COST] / full / STEP) * STEP
+        raise UsageError(
+            f"--budget {budget_text(budget)!r}: with all its layers, the smallest network has {smallest:.1f}% of the "
+            "encoder. Expected a larger budget."
+        )
+
     def _largest(self, budget: Budget, margin: float) -> float:
         """Return the largest share that meets a budget, by bisection, since costs rise with the share."""
         space: Any = self.inputs.work.space

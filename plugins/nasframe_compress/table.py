@@ -21,6 +21,8 @@ PEEK = 20_000
 """Rows that are looked at, the first ones."""
 MOST_CLASSES = 20
 """Integer labels with more values than this are scores."""
+NEARLY = 0.9
+"""Share of numbers, from which on a column was meant to hold scores."""
 WORDS = 3.0
 """Words on average, from which on a column of strings is a text."""
 DISTINCT = 0.5
@@ -54,6 +56,11 @@ PAIRS = (
 )
 """Names that two columns of a pair of texts usually have."""
 IDS = ("id", "idx", "index", "guid", "uid", "unnamed: 0")
+
+SEPARATORS = {".csv": "commas in a .csv file", ".tsv": "tabs in a .tsv file"}
+"""What stands between the values of each kind of file."""
+OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}
+"""What may stand there instead, as spreadsheets of some countries write it."""
 
 Kind = Literal["classification", "regression", "multi_label"]
 
@@ -110,12 +117,31 @@ def peek(path: Path) -> pd.DataFrame:
         frame = reader(path)
     except ImportError:
         raise UsageError(f"{path}: reading Parquet needs pyarrow. Expected: pip install 'nasframe[hub]'.") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path}: byte {error.start:,} is no UTF-8. Expected a file in UTF-8, as spreadsheets save it under "
+            "'CSV UTF-8'."
+        ) from None
     except (ValueError, OSError, csv.Error) as error:  # the bases of pandas' and pyarrow's errors
         raise UsageError(f"{path}: cannot be read ({_first_line(error)}).") from None
     if frame.empty:
         raise UsageError(f"{path}: no rows. Expected a header and at least one example.")
     frame.columns = [str(name) for name in frame.columns]
+    _refuse_other_separator(path, list(frame.columns))
     return frame
+
+
+def _refuse_other_separator(path: Path, columns: Sequence[str]) -> None:
+    """Refuse a table that reads as one column because something else stands between its values."""
+    if path.suffix not in SEPARATORS or len(columns) != 1:
+        return
+    usual = SEPARATORS[path.suffix]
+    for other, noun in OTHER_SEPARATORS.items():
+        if other in columns[0]:
+            raise UsageError(
+                f"{path}: its only column is {columns[0]!r}, so {noun} stand between the values. Expected {usual}. "
+                f"pandas rewrites it: pandas.read_csv({path.name!r}, sep={other!r}).to_csv('new.csv', index=False)"
+            )
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -238,10 +264,24 @@ def _guessed_label(frame: pd.DataFrame, place: str, text: Sequence[str]) -> str:
     candidates = named or [name for name in others if _may_be_label(frame[name], name)]
     if len(candidates) == 1:
         return str(candidates[0])
+    if not candidates:
+        _refuse_single_class(frame, place, others)
     names = ", ".join(map(repr, candidates or others))
     problem = "several columns may hold the labels" if candidates else "no column looks like labels"
     message = f"{place}: {problem}: {names}. Expected --label COLUMN."
     raise Ambiguous("--label", message, candidates or others)
+
+
+def _refuse_single_class(frame: pd.DataFrame, place: str, columns: Sequence[str]) -> None:
+    """Refuse a table whose only possible column of labels says the same in every row."""
+    if len(columns) != 1 or len(frame) < 2:
+        return
+    column = frame[columns[0]]
+    if all(value == column.iloc[0] for value in column):
+        raise UsageError(
+            f"{place}: column {columns[0]!r} has {column.iloc[0]!r} in all of its {len(column):,} rows. Expected at "
+            "least two different labels."
+        )
 
 
 def _may_be_label(column: pd.Series, name: str) -> bool:
@@ -289,9 +329,23 @@ def _kind_of(
                 f"{place}: label {odd!r} in {column!r} is no number. Expected numbers for --task regression."
             )
         return "regression", ""
+    _refuse_nearly_scores(texts, place, column)
     if not all(_is_number(text) for text in texts):
         return "classification", ""
     return _kind_of_numbers(texts, column)
+
+
+def _refuse_nearly_scores(texts: Sequence[str], place: str, label: str) -> None:
+    """Refuse scores among which a few cells hold something else: as classes, each score would be one of its own."""
+    numbers = [text for text in texts if _is_number(text)]
+    others = [text for text in texts if not _is_number(text)]
+    if not others or len(numbers) < NEARLY * len(texts) or _kind_of_numbers(numbers, label)[0] != "regression":
+        return
+    count = f"{len(others):,} of {len(texts):,} values"
+    raise UsageError(
+        f"{place}: {label!r} holds scores, but {count}, as {others[0]!r}, are no numbers. Expected a number in each "
+        "row, so leave these rows out; or --task classification if they are classes."
+    )
 
 
 def _kind_of_numbers(texts: Sequence[str], label: str) -> tuple[Kind, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from nasframe.terminal import tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +96,7 @@ def _show(facts: dict[str, Any], out: Path) -> None:
             place += f"  over budget: {model['over_budget']}"
         print(place)
     spent = duration(facts["seconds"]["total"])
-    print(f"verified in a fresh process; {facts['evaluations']} evaluations, {spent} in all", file=sys.stderr)
+    tell(f"verified in a fresh process; {facts['evaluations']} evaluations, {spent} in all")
 
 
 def export(
@@ -129,18 +130,13 @@ def export(
     if push is not None:
         refuse_unpushable(push)
     quiet()
-    written = export_models(place, models or [], out=out, mode=mode, replace=replace, say=_say)
+    written = export_models(place, models or [], out=out, mode=mode, replace=replace, say=tell)
     if json_:
         print(as_json(written))
     else:
         _show_written(written)
     if push is not None:
         _push(written, push, public)
-
-
-def _say(text: str) -> None:
-    """Report a step; the error stream leaves the other one to results."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _show_written(written: Sequence[WrittenModel]) -> None:
@@ -162,4 +158,4 @@ def _push(written: Sequence[WrittenModel], repo: str, public: bool) -> None:
     folders = [Path(model.directory).name for model in written]
     for model, target in zip(written, repositories(repo, folders), strict=True):
         address = push(Path(model.directory), target, public)
-        _say(f"{model.name}: pushed to {address}")
+        tell(f"{model.name}: pushed to {address}")

@@ -50,15 +50,13 @@ def test_certainty_costs_what_the_architecture_costs_and_gradients_flow():
     for cost in ("params", "macs"):
         logits = {}
         for knob, values in space.domain.knobs.items():
-            chosen = list(values).index(
-                tuple(arch[knob]) if isinstance(arch.get(knob), list) else arch.get(knob, values[0])
-            )
+            chosen = list(values).index(arch.get(knob, values[0]))
             logits[knob] = torch.full((len(values),), -40.0, dtype=torch.float64)
             logits[knob][chosen] = 40.0
             logits[knob].requires_grad_(True)
         chances = {knob: logit.softmax(0) for knob, logit in logits.items()}
         value = expected_cost(job.table(cost), space.domain, chances)
-        assert float(value) == pytest.approx(job.estimators[cost].estimate(space, net, arch))
+        assert value.item() == pytest.approx(job.estimators[cost].estimate(space, net, arch))
     half = {k: torch.zeros(len(v), requires_grad=True) for k, v in space.domain.knobs.items()}
     expected_cost(job.table("macs"), space.domain, {k: v.softmax(0) for k, v in half.items()}).backward()
     for knob, logit in half.items():

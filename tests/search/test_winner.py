@@ -58,7 +58,8 @@ def test_standard_errors(kind, score, examples, expected):
 def test_the_errors_of_the_text_tasks_metrics():
     kinds = {name: metric.format.error_kind for name, metric in METRICS.items()}
     correlations = dict.fromkeys(("mcc", "pearson", "spearman", "pearson_spearman"), "correlation")
-    shares = dict.fromkeys(("accuracy", "f1", "accuracy_f1", "macro_f1"), "share")
+    of_labels = ("micro_f1", "subset_accuracy", "label_accuracy")
+    shares = dict.fromkeys(("accuracy", "f1", "accuracy_f1", "macro_f1", *of_labels), "share")
     assert kinds == correlations | shares | {"negative_rmse": "unknown"}
     assert MetricFormat(percent=True, standard_error="unknown").error_kind == "unknown"
 

@@ -225,7 +225,7 @@ FIELDS = {
     "EqualMacs": "tolerance equal ratios text",
     "Processors": "kinds seeds",
     "SeedProcessors": "task seed arms unlike",
-    "Shipped": "task budget arm seed run model text",
+    "Shipped": "task budget arm seed run model text chosen_on runner_up p_holm",
     "MissingRun": "arm task seed run why error",
     "Notice": "place text arms",
     "MetricFormat": "percent higher_is_better positive companion dev_only standard_error",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from nasframe.terminal import tell
 
 if TYPE_CHECKING:
     from rich.padding import Padding
@@ -85,7 +86,7 @@ def ablate(
 
     home = begin(loaded, out, cache, jobs or 1)
     runs = len(loaded.plans) * len(loaded.seeds)
-    print(f"{runs} runs in {home}", file=sys.stderr)
+    tell(f"{runs} runs in {home}")
     _finish(home, None, json_)  # with the jobs that it began with
 
 
@@ -103,13 +104,13 @@ def _resume(home: Path, overrides: list[str], jobs: int | None, dry_run: bool, a
 
         extension = extend(home, overrides)
         _show_remarks(extension)
-        print(f"{len(extension.new)} new runs, {len(extension.kept)} kept, in {home}", file=sys.stderr)
+        tell(f"{len(extension.new)} new runs, {len(extension.kept)} kept, in {home}")
     _finish(home, jobs, as_json)
 
 
 def _show_remarks(extension: Extension) -> None:
     for line in extension.remarks:
-        print(line, file=sys.stderr)
+        tell(line)
 
 
 def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
@@ -122,13 +123,10 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     from nasframe_studies.study import go_on
 
     # Progress goes to the error stream, so that --json leaves nothing but JSON on the other.
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     try:
-        failures = go_on(home, jobs, say)
+        failures = go_on(home, jobs, tell)
     except KeyboardInterrupt:
-        print(f"nasframe: interrupted. Go on with: nasframe ablate --resume {in_shell(home)}", file=sys.stderr)
+        tell(f"nasframe: interrupted. Go on with: nasframe ablate --resume {in_shell(home)}")
         raise typer.Exit(130) from None  # as shells report a process that Ctrl-C ended
     # The file is missing if the runs left nothing to compare, which go_on has said already.
     path = home / "study.json"
@@ -139,7 +137,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
         print(json.dumps({"directory": str(home), "failures": failed, "study": report}, indent=1))
     elif report:
         show(from_json(text), with_notices=False)  # they were printed at the end
-        print(f"report  {home / 'study.html'}", file=sys.stderr)
+        tell(f"report  {home / 'study.html'}")
         say_export(from_json(text), home)
     if failures or not report:
         raise typer.Exit(1)

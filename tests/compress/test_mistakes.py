@@ -1,0 +1,102 @@
+"""What a newcomer gets wrong with ``nasframe compress``: each is refused, or said, in the command's own words."""
+
+import pandas
+import pytest
+
+from nasframe.cli import main
+from nasframe.errors import UsageError
+from nasframe_compress.table import choose_columns
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def init(*arguments):
+    try:
+        return int(main(["init", *arguments, "--out", "out", "--no-progress"]) or 0)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def test_a_wrong_metric_is_refused_under_the_name_of_its_argument(user, capsys):
+    assert init("tuned", "mails.csv", "--metric", "accurac") == 2
+    said = capsys.readouterr().err
+    assert "nasframe: --metric: unknown metric 'accurac'" in said
+    assert "Did you mean 'accuracy'?" in said
+
+
+def test_a_misspelt_suffix_is_recognised(user, capsys, monkeypatch):
+    def no_such(source):
+        raise ConnectionError("no such data set")
+
+    monkeypatch.setattr("nasframe_compress.data._first_rows", no_such)
+    assert init("tuned", "mails.cvs") == 2
+    assert "no such data set. Did you mean 'mails.csv'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("methods", "budget", "code", "problem"),
+    [
+        ("yoco_bert", "0.1%", 3, "out-yoco_bert: best@0.1%: "),
+        ("magnitude", "1%", 2, "--budget '1%': with all its layers, the smallest network has"),
+    ],
+)
+def test_a_budget_that_no_network_can_meet_leaves_no_files(user, capsys, methods, budget, code, problem):
+    assert init("tuned", "mails.csv", "--methods", methods, "--budget", budget) == code
+    assert problem.replace("out-", "mails-") in capsys.readouterr().err
+    assert not (user / "out").exists()
+
+
+def test_a_label_with_a_typing_error_is_said_with_what_was_meant(user, capsys):
+    table = (user / "mails.csv").read_text(encoding="utf-8").splitlines()
+    table[5] = table[5].rpartition(",")[0] + ",spma"
+    (user / "typing.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
+    assert init("tuned", "typing.csv") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "only one example of class 'spma', which can be in one split only. Did you mean 'spam'?" in said
+
+
+def test_a_preview_says_everything_once(user, capsys):
+    assert main(["compress", "tuned", "mails.csv", "--dry-run", "--no-progress"]) in (0, None)
+    screen = capsys.readouterr()
+    both = screen.err + screen.out
+    assert both.count("task.positive: ") == 1
+    assert both.count("distinct texts") == 1
+    assert "estimated time" in screen.out
+
+
+@pytest.mark.parametrize(("suffix", "written", "noun"), [("csv", ";", "semicolons"), ("tsv", ",", "commas")])
+def test_another_separator_is_recognised(user, capsys, suffix, written, noun):
+    table = (user / "mails.csv").read_text(encoding="utf-8").replace(",", written)
+    (user / f"other.{suffix}").write_text(table, encoding="utf-8")
+    assert init("tuned", f"other.{suffix}") == 2
+    said = capsys.readouterr().err
+    assert f"so {noun} stand between the values. Expected" in said
+    assert f"pandas.read_csv('other.{suffix}', sep={written!r})" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "problem"),
+    [
+        ("body,folder\ncafé au lait très bon,ham\n", "latin-1", "is no UTF-8. Expected a file in UTF-8"),
+        (
+            "body,folder\nword1 word2 word3,ham\nword4 word5 word6,ham\n",
+            "utf-8",
+            "column 'folder' has 'ham' in all of its 2 rows. Expected at least two different labels.",
+        ),
+    ],
+    ids=["encoding", "one class"],
+)
+def test_a_table_that_cannot_be_learned_from_is_refused_with_the_reason(user, capsys, content, encoding, problem):
+    (user / "other.csv").write_text(content, encoding=encoding)
+    assert init("tuned", "other.csv") == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("odd", ["n/a", "NaN"])
+def test_scores_with_a_few_other_values_do_not_become_classes(odd):
+    values = [f"{number / 7:.2f}" for number in range(40)]
+    values[3] = odd
+    frame = pandas.DataFrame({"text": [f"one two three {value}" for value in range(40)], "score": values})
+    with pytest.raises(UsageError, match=rf"'score' holds scores, but 1 of 40 values, as '{odd}', are no numbers"):
+        choose_columns(frame, "scores.csv", (), ())
+    assert choose_columns(frame, "scores.csv", (), (), "classification").kind == "classification"
