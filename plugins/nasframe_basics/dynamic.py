@@ -43,6 +43,7 @@ class DynamicSampler:
     """
 
     from_tables = True
+    needs = ("knobs",)
 
     def __init__(self, domain: Any, score: str, tables: Tables | None = None, seed: int = 0) -> None:
         refuse_domain(domain, "dynamic")

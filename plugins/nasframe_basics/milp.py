@@ -46,6 +46,7 @@ class MilpSampler:
     """
 
     from_tables = True
+    needs = ("knobs",)
 
     def __init__(
         self, domain: Any, score: str, seconds: Positive = 60.0, tables: Tables | None = None, seed: int = 0

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 import nasframe as nf
 from nasframe import registry
+from nasframe.declarations import COSTS
 from nasframe.errors import RecipeError
 from nasframe.recipe.merge import kept_options
 from nasframe.recipe.resolve import check_recipe, resolve
 from nasframe.recipe.stages import COMMON
 from nasframe.recipe.yaml import dump
 from nasframe.records import SamplerRef, TrainOptions
-from nasframe.stages.verbs import COSTS, VERBS
+from nasframe.stages.verbs import VERBS
 from stand_in import write_net
 
 TOY = Path(__file__).parents[1] / "data" / "toy.yaml"
