@@ -66,17 +66,23 @@ def question(estimator: Any, name: str, net: nn.Module, work: Work, by_itself: b
 def usual_costs(nets: Iterable[nn.Module]) -> list[str]:
     """Return the costs that ``evaluate`` takes unless it names others.
 
-    The parts of a network of one's own are not known. So their parameters are not asked for, and a report has no
-    columns without numbers.
+    The parts of a network of one's own are not known unless it names them. So their parameters are not asked for, and a
+    report has no columns without numbers.
 
     Args:
         nets: the networks to evaluate.
     """
-    from nasframe.nn.rows import is_sliceable
-
-    if any(is_sliceable(net) for net in nets):
+    if any(_has_parts(net) for net in nets):
         return list(COSTS)
     return [cost for cost in COSTS if cost not in PART_COSTS]
+
+
+def _has_parts(net: nn.Module) -> bool:
+    """Tell whether a network's encoder and backbone are known."""
+    from nasframe.nn.custom import Described
+    from nasframe.nn.rows import is_sliceable
+
+    return is_sliceable(net) or (isinstance(net, Described) and net.part("encoder") is not None)
 
 
 def measure_models(
