@@ -151,7 +151,7 @@ def test_samplers_of_knobs_are_refused_with_those_that_would_do(tmp_path, capsys
     said = capsys.readouterr().err
     assert "stages.search.sampler" in said
     assert "sampler 'grid' needs a domain with 'knobs', which Graphs does not have" in said
-    assert "evolution, foresight, random, sandwich" in said
+    assert "evolution, foresight, op_priority, random, sandwich" in said
     assert main(["check", str(RECIPE), "stages.search.within={nodes: [1]}"]) == 2
     assert "cannot be restricted to values of knobs" in capsys.readouterr().err
 

@@ -29,11 +29,9 @@ def installed():
     is_installed = manager.is_registered(nasframe_two_samplers)
     if not is_installed:
         manager.register(nasframe_two_samplers, "nasframe_two_samplers")
-        registry.plugins.cache_clear()
     yield
     if not is_installed:
         manager.unregister(nasframe_two_samplers)
-        registry.plugins.cache_clear()
     sys.path.remove(str(EXAMPLE))
 
 

@@ -36,7 +36,7 @@ def recipe_schema() -> Shape:
         A JSON Schema, draft 2020-12.
 
     >>> sorted(recipe_schema()["$defs"])[:2]
-    ['estimator', 'exporter']
+    ['estimator', 'evaluator']
     """
     properties: Shape = {}
     for name, option in options_of(TopLevel, skip=()).items():

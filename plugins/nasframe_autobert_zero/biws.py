@@ -35,6 +35,8 @@ class BIWS(Modifier):
         examples: examples of ``select`` that a child is measured on; ``null`` takes all.
     """
 
+    reads_space = False
+
     def __init__(self, children: Count = 4, keep: Count = 1, examples: Count | None = None) -> None:
         if keep > children:
             raise UsageError(f"biws.keep: {keep} of {children} children. Expected at most {children}.")

@@ -219,6 +219,12 @@ class MaskedLMTask:
             tokens = tokenised(self._tokenizer, [text for (text,) in self._splits[split].texts])
             limit = self._limit if split == "train" else None
             blocks = cut_blocks(tokens, self.length, self._vocabulary, self.chosen, limit)
+            if not len(blocks.tokens) and blocks.count >= self.length:
+                raise UsageError(
+                    f"split {split!r}: in each block of {self.length} of its {blocks.count} tokens, fewer than "
+                    f"{self.chosen} can be masked; the others are special ones. Expected a tokenizer that knows the "
+                    "words of these texts."
+                )
             if not len(blocks.tokens):
                 raise UsageError(
                     f"split {split!r}: its texts have {blocks.count} tokens, which is less than one block of "

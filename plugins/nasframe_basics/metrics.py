@@ -79,8 +79,8 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[int]
 def micro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Return the F1 of all yes or no answers together, ``(examples, labels)`` each; 0 if no label occurs.
 
-    >>> micro_f1(np.array([[1, 1], [0, 0]]), np.array([[1, 0], [0, 0]]))
-    0.6666666666666666
+    >>> round(float(micro_f1(np.array([[1, 1], [0, 0]]), np.array([[1, 0], [0, 0]]))), 3)
+    0.667
     """
     right = np.count_nonzero((labels == 1) & (predictions == 1))
     holding = np.count_nonzero(labels) + np.count_nonzero(predictions)

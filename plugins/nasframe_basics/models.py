@@ -500,6 +500,7 @@ def head_fields(labels: Sequence[str] | None) -> dict[str, Any]:
 
     >>> head_fields(None)
     {'id2label': {0: 'score'}, 'label2id': {'score': 0}, 'problem_type': 'regression'}
+    >>> from nasframe.labels import IndependentLabels
     >>> head_fields(IndependentLabels(["a", "b"]))["problem_type"]
     'multi_label_classification'
     """

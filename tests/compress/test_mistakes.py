@@ -98,5 +98,5 @@ def test_scores_with_a_few_other_values_do_not_become_classes(odd):
     values[3] = odd
     frame = pandas.DataFrame({"text": [f"one two three {value}" for value in range(40)], "score": values})
     with pytest.raises(UsageError, match=rf"'score' holds scores, but 1 of 40 values, as '{odd}', are no numbers"):
-        choose_columns(frame, "scores.csv", (), ())
+        choose_columns(frame, "scores.csv", (), (), "auto")
     assert choose_columns(frame, "scores.csv", (), (), "classification").kind == "classification"

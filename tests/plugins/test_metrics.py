@@ -34,6 +34,8 @@ def test_classes_that_only_the_network_knows_do_not_count_in_the_mean():
 
 def test_each_metric_says_how_it_reads():
     found = formats(list(METRICS), "good")
-    assert {name for name, form in found.items() if form.percent} == {"accuracy", "f1", "accuracy_f1", "macro_f1"}
+    of_labels = {"micro_f1", "subset_accuracy", "label_accuracy"}
+    shares = {"accuracy", "f1", "accuracy_f1", "macro_f1"} | of_labels
+    assert {name for name, form in found.items() if form.percent} == shares
     assert {name for name, form in found.items() if not form.higher_is_better} == {"loss"}
     assert {name for name, form in found.items() if form.positive == "good"} == {"f1", "accuracy_f1"}

@@ -24,7 +24,7 @@ class Foresight:
 
     def start(self, stage, total):
         """Forget everything: a loss on a batch and an accuracy cannot be compared."""
-        self.scored = []  # pairs of a score and an architecture, the best first
+        self.scored = []  # a score, an architecture and its features; the best first
 
     def ask(self, n=1, within=None):
         """Propose n architectures of within."""
@@ -35,7 +35,7 @@ class Foresight:
         """Draw at random until there is something to learn from; then take the best of some mutants."""
         if len(self.scored) < self.first:
             return domain.sample(self.rng)
-        known = [arch for _, arch in self.scored]
+        known = [arch for _, arch, _ in self.scored]
         candidates = []
         for _ in range(self.mutants):
             parent = known[int(self.rng.integers(min(self.parents, len(known))))]
@@ -48,8 +48,8 @@ class Foresight:
 
     def predict(self, archs):
         """Return the expected score of each architecture."""
-        features = np.array([self.domain.features(arch) for _, arch in self.scored], float)
-        scores = np.array([score for score, _ in self.scored])
+        features = np.array([known for _, _, known in self.scored], float)
+        scores = np.array([score for score, _, _ in self.scored])
         mean, scale = features.mean(0), features.std(0) + 1e-9
         x = (features - mean) / scale
         weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ (scores - scores.mean()))
@@ -60,5 +60,5 @@ class Foresight:
         """Keep the scores of the last 200 architectures, the best first."""
         for trial in trials:
             if trial.score is not None:
-                self.scored.append((trial.score, trial.arch))
-        self.scored = sorted(self.scored, key=lambda pair: -pair[0])[:200]
+                self.scored.append((trial.score, trial.arch, self.domain.features(trial.arch)))
+        self.scored = sorted(self.scored, key=lambda entry: -entry[0])[:200]
