@@ -4,7 +4,7 @@ Trains one teacher and one super-network for each task and seed, and then search
 sampler and seed: ``metric`` on all of ``select``; ``racing`` with the paired and with the exact bound; and the recipe's
 own way, a fixed subset and finalists. All stages before the search come from a cache, so that they are trained once.
 
-    python benchmarks/racing.py --cola ../shared/glue/CoLA --seeds 0 1 2 3 4 --out /tmp/racing
+    python benchmarks/racing.py --cola path/to/CoLA --seeds 0 1 2 3 4 --out runs/racing
 
 Prints a table and writes ``racing.json``: for each task and way the examples that were read, as a share of those of
 ``metric``, and how far the winners' scores are below those of ``metric``, on ``select`` and on ``dev``, in points.
