@@ -1703,7 +1703,7 @@ def traits_of(record: type[T], plugin: Any) -> T:
         plugin: the plugin or its factory.
 
     >>> traits_of(TransformTraits, type("Sort", (), {"reshapes": False}))
-    TransformTraits(reshapes=False, keeps_function=False)
+    TransformTraits(reshapes=False, keeps_function=False, gives_head=False)
     """
     values = {}
     for trait in dataclasses.fields(record):  # type: ignore[arg-type]
