@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from nasframe_autobert_zero.domain import PRIMITIVES, ExpressionGraphs, _with_inputs, operations_of
-from nasframe_autobert_zero.expression import ARITY, parse, shape_of, text_of
-from nasframe_autobert_zero.formulas import FormulaError, canonical, checked, nodes_of
+from nasframe_autobert_zero.expression import ARITY, nodes_of, parse, shape_of, text_of
+from nasframe_autobert_zero.formulas import FormulaError, canonical, checked
 from nasframe_autobert_zero.guard import numerical_fault
 from nasframe_autobert_zero.network import computed
 
