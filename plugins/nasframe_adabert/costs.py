@@ -19,7 +19,7 @@ from nasframe.errors import UsageError, listing, suggestion
 from nasframe.interfaces import TrainJob
 from nasframe.records import Arch
 from nasframe_adabert.network import INPUTS, NODES, operation_names
-from nasframe_adabert.space import arch_of
+from nasframe_adabert.space import arch_of, built
 
 PUBLISHED = {
     "zero": 0.0944,
@@ -96,8 +96,6 @@ def _same_operations(name: str) -> list[list[list[Any]]]:
 
 def _require_sum(costs: OperationCosts, cost: Any, space: Any, names: Sequence[str], fewest: int, what: str) -> None:
     """Refuse a cost that is not the sum of its parts."""
-    from nasframe_adabert.space import built
-
     rng = np.random.default_rng(0)
     for arch in [space.domain.largest(), *(space.domain.sample(rng) for _ in range(DRAWS))]:
         cells, nodes = built(arch)

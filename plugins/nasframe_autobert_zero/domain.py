@@ -154,13 +154,29 @@ class ExpressionGraphs:
     def fault(self, formula: str) -> str:
         """Return a word for what makes a formula invalid, an empty text if it is valid."""
         try:
-            text = checked(formula, self.most)
+            self.valid(formula)
         except FormulaError as error:
             return error.reason
-        used = {node[0] for node in graph_of(parse(text))}
-        if not used <= set(self.primitives):
-            return "primitives"
-        return numerical_fault(text)
+        return ""
+
+    def valid(self, formula: str) -> str:
+        """Return the canonical form of a formula of the domain.
+
+        Raises:
+            FormulaError: it is no part of the domain, or its numbers are no use.
+        """
+        text = checked(formula, self.most)
+        unknown = {node[0] for node in graph_of(parse(text))} - set(self.primitives)
+        if unknown:
+            raise FormulaError(
+                "primitives",
+                f"{formula!r}: {listing(sorted(unknown))} is not among the space's primitives. Expected formulas of "
+                f"{listing(self.primitives)}.",
+            )
+        fault = numerical_fault(text)
+        if fault:
+            raise FormulaError(fault, f"{formula!r}: has {NUMBERS[fault]} on random numbers. Expected another formula.")
+        return text
 
     def explain(self, mix: str) -> None:
         """Raise UsageError for a mix that is no part of the domain; says why."""
@@ -171,16 +187,7 @@ class ExpressionGraphs:
                 f"{mix!r}: no such convolution. Expected one of {listing(self.convolutions)}."
                 f"{suggestion(mix, self.convolutions)}"
             )
-        text = checked(mix, self.most)  # raises its own error
-        unknown = {node[0] for node in graph_of(parse(text))} - set(self.primitives)
-        if unknown:
-            raise UsageError(
-                f"{mix!r}: {listing(sorted(unknown))} is not among the space's primitives. Expected formulas of "
-                f"{listing(self.primitives)}."
-            )
-        fault = numerical_fault(text)
-        if fault:
-            raise UsageError(f"{mix!r}: has {NUMBERS[fault]} on random numbers. Expected another formula.")
+        self.valid(mix)
 
     # ---- what a domain may say besides
 
@@ -330,10 +337,10 @@ class ExpressionGraphs:
 
     def accepted(self, draft: str) -> str | None:
         """Return the canonical form of a formula; ``None`` if it is invalid, which is then counted."""
-        fault = self.fault(draft)
-        if not fault:
-            return checked(draft, self.most)
-        self.rejected[fault] += 1
+        try:
+            return self.valid(draft)
+        except FormulaError as error:
+            self.rejected[error.reason] += 1
         if self.rejected.total() >= self._next_report:
             self._next_report *= 10
             self.report(dict(self.rejected))

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from nasframe.errors import UsageError
 from nasframe_autobert_zero.expression import (
-    ARITY,
     FEATURES,
     WORDS,
     Expression,
@@ -252,27 +251,3 @@ def normalised(expression: Expression) -> bool:
     if operation in KEEPS_ZEROS or operation == "add":
         return all(flags)
     return False
-
-
-def operations_of(text: str) -> list[str]:
-    """Return the operation of each node of a canonical formula, in the order of :func:`nodes_of`."""
-    return [node[0] for node in nodes_of(parse(text))]
-
-
-def is_binary(operation: str) -> bool:
-    """Tell whether an operation reads two arguments."""
-    return ARITY[operation] == 2
-
-
-__all__ = [
-    "FEATURES",
-    "FormulaError",
-    "canonical",
-    "checked",
-    "is_binary",
-    "length_of",
-    "nodes_of",
-    "normalised",
-    "operations_of",
-    "require_short",
-]

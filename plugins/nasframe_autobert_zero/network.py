@@ -95,9 +95,10 @@ class Attention(nn.Module):
             unused: what an encoder of transformers passes on besides.
         """
         expression = parse(formula or self.formula)
+        read = inputs_of(expression)
         inputs = {}
         for name, linear in (("q", self.query), ("k", self.key), ("v", self.value)):
-            if name in inputs_of(expression) and linear is not None:
+            if name in read and linear is not None:
                 inputs[name] = linear(hidden).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
         dropout = self.dropout if self.training else 0.0
         mixed = computed(expression, inputs, words_of(attention_mask), dropout)  # (Z1)
@@ -244,7 +245,41 @@ def centre(kernels: torch.Tensor, size: int) -> torch.Tensor:
 # ---- networks
 
 
-class AutoBertZero(Described):
+class Encoder(Described):
+    """An encoder of transformers, ``net``, whose layers mix words in other ways.
+
+    Attributes:
+        net: the encoder with its head.
+        arguments: the constructor's arguments.
+    """
+
+    net: Any
+    arguments: dict[str, Any]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return dict(self.arguments)
+
+    def part(self, name: str) -> Sequence[nn.Module] | None:
+        """Return the modules that count as ``encoder`` or ``backbone``."""
+        if name == "encoder":
+            return [self.net.get_submodule(self.arguments["paths"]["layers"])]
+        return [self.net.base_model] if name == "backbone" else None
+
+    @classmethod
+    def sources(cls) -> Sequence[Path]:
+        """Return this file and the one that reads formulas."""
+        here = Path(__file__)
+        return [here, here.with_name("expression.py")]
+
+    def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> Any:
+        """Return what the class of transformers returns for these inputs."""
+        if input_ids is not None:
+            inputs["input_ids"] = input_ids
+        return self.net(**inputs)
+
+
+class AutoBertZero(Encoder):
     """An encoder of transformers whose layers mix words by formulas and convolutions.
 
     Args:
@@ -276,30 +311,10 @@ class AutoBertZero(Described):
             "dropout": dropout,
         }
         self.net = stock_network(model, {**config, sizes["depth"]: len(layers)})
-        for layer, choice in zip(self.net.get_submodule(paths["layers"]), layers, strict=True):  # type: ignore[arg-type]
+        for layer, choice in zip(self.net.get_submodule(paths["layers"]), layers, strict=True):
             mixer = make_mixer(choice["mix"], sizes, dropout)
             put_mixer(layer, paths, mixer)
             resize_ffn(layer, paths, choice["ffn"])
-
-    def describe(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return dict(self.arguments)
-
-    def part(self, name: str) -> Sequence[nn.Module] | None:
-        """Return the modules that count as ``encoder`` or ``backbone``."""
-        return parts_of(self.net, self.arguments["paths"], name)  # type: ignore[arg-type]
-
-    @classmethod
-    def sources(cls) -> Sequence[Path]:
-        """Return this file and the one that reads formulas."""
-        here = Path(__file__)
-        return [here, here.with_name("expression.py")]
-
-    def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> Any:
-        """Return what the class of transformers returns for these inputs."""
-        if input_ids is not None:
-            inputs["input_ids"] = input_ids
-        return self.net(**inputs)
 
 
 def stock_network(model: str, config: Mapping[str, Any]) -> Any:
@@ -349,13 +364,6 @@ def resize_ffn(layer: nn.Module, paths: Mapping[str, str], neurons: int) -> None
     layer.set_submodule(paths["shrink"], nn.Linear(neurons, shrink.out_features))
 
 
-def parts_of(net: Any, paths: Mapping[str, str], name: str) -> Sequence[nn.Module] | None:
-    """Return the modules of a part of a network of transformers."""
-    if name == "encoder":
-        return [net.get_submodule(paths["layers"])]
-    return [net.base_model] if name == "backbone" else None
-
-
 class Branches(nn.Module):
     """Both ways to mix words in a layer of the super-network: by attention, and by convolution.
 
@@ -389,7 +397,7 @@ class Branches(nn.Module):
         return mixed
 
 
-class AutoBertSupernet(Described):
+class AutoBertSupernet(Encoder):
     """An encoder of transformers with both branches in every layer; as a whole it has the standard attention.
 
     Args:
@@ -420,24 +428,5 @@ class AutoBertSupernet(Described):
             "dropout": dropout,
         }
         self.net = stock_network(model, config)
-        for layer in self.net.get_submodule(paths["layers"]):  # type: ignore[union-attr]
+        for layer in self.net.get_submodule(paths["layers"]):
             put_mixer(layer, paths, Branches(sizes, kernel, dropout))
-
-    def describe(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return dict(self.arguments)
-
-    def part(self, name: str) -> Sequence[nn.Module] | None:
-        """Return the modules that count as ``encoder`` or ``backbone``."""
-        return parts_of(self.net, self.arguments["paths"], name)  # type: ignore[arg-type]
-
-    @classmethod
-    def sources(cls) -> Sequence[Path]:
-        """Return the files of :class:`AutoBertZero`."""
-        return AutoBertZero.sources()
-
-    def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> Any:
-        """Return what the class of transformers returns for these inputs, with the standard attention."""
-        if input_ids is not None:
-            inputs["input_ids"] = input_ids
-        return self.net(**inputs)

@@ -6,10 +6,11 @@ Convolutions and attention alternate. Every attention is Z = softmax(scale(A)) B
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 Reading: TypeAlias = Literal["scale", "sqrt", "signed_sqrt"]
 """How the figure's ``sqrt`` is read: x / √d, √x, or sign(x) √|x|."""
+READINGS: tuple[Reading, ...] = get_args(Reading)
 
 KERNELS = (65, 9, 3, 7, 7, 3)
 """The convolutions of the odd layers, counted from 1."""

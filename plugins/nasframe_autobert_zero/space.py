@@ -20,7 +20,7 @@ from nasframe.records import Arch, Count, Forward, Natural, Percent
 from nasframe_autobert_zero.domain import KERNELS, MOST, NEEDED, PRIMITIVES, ExpressionGraphs
 from nasframe_autobert_zero.expression import ARITY
 from nasframe_autobert_zero.network import AutoBertSupernet, AutoBertZero, Branches, centre, kernel_of
-from nasframe_autobert_zero.published import mixes
+from nasframe_autobert_zero.published import READINGS, mixes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -140,9 +140,8 @@ class ExpressionGraphSpace:
         if given == ["mix"]:
             return [value] * self.domain.layers
         if given == ["published"]:
-            readings = ("scale", "sqrt", "signed_sqrt")
-            if value not in readings:
-                raise UsageError(f"published: {value!r}. Expected one of {listing(readings)}.")
+            if value not in READINGS:
+                raise UsageError(f"published: {value!r}. Expected one of {listing(READINGS)}.")
             return mixes(value)
         if not isinstance(value, list):
             raise UsageError(f"layers: {value!r}. Expected a list with an entry for each layer.")

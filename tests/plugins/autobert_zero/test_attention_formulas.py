@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from nasframe_autobert_zero.domain import PRIMITIVES, ExpressionGraphs, _with_inputs, operations_of
-from nasframe_autobert_zero.expression import ARITY, parse, shape_of, text_of
-from nasframe_autobert_zero.formulas import FormulaError, canonical, checked, nodes_of
+from nasframe_autobert_zero.expression import ARITY, nodes_of, parse, shape_of, text_of
+from nasframe_autobert_zero.formulas import FormulaError, canonical, checked
 from nasframe_autobert_zero.guard import numerical_fault
 from nasframe_autobert_zero.network import computed
 
@@ -39,7 +39,7 @@ def as_written(expression, values):
         "logsigmoid": lambda: -(1 + (-x).exp()).log(),
         "softsign": lambda: x / (1 + x.abs()),
         "sqrt": lambda: x**0.5,
-        "signed_sqrt": lambda: x.sign() * x.abs().sqrt(),
+        "signed_sqrt": lambda: x.sign() * x.abs() / (x.abs() + 1e-6).sqrt(),  # smoothed at 0, so that it has a slope
         "add": lambda: x + y,
         "matmul": lambda: torch.einsum("bhij,bhjk->bhik", x, y),
         "cosine": lambda: functional.cosine_similarity(x[..., :, None, :], y[..., None, :, :], dim=-1),
@@ -53,9 +53,10 @@ def expressions(draw, kind=None):
     domain = ExpressionGraphs(1, primitives=ALL)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     kind = kind or draw(st.sampled_from(["[S,d]", "[d,S]", "[S,S]"]))
-    grown = domain._grown(kind, draw(st.integers(1, 4)), rng)
-    expression = _with_inputs(grown, rng)
-    assume(expression is not None)
+    depth = draw(st.integers(1, 4))
+    expression = None
+    while expression is None:  # many have one input only, too many for Hypothesis to filter out
+        expression = _with_inputs(domain._grown(kind, depth, rng), rng)
     return expression
 
 
@@ -110,7 +111,7 @@ def test_the_form_is_final_and_computes_the_same(expression):
     after = computed(form, inputs())
     assume(bool(before.isfinite().all()))
     scale = max(1.0, float(before.abs().max()))
-    assert float((before - after).abs().max()) < 3e-3 * scale  # the signed root is smoothed at 0
+    assert float((before - after).abs().max()) < 3e-3 * scale  # a root in a root makes much of a rounding error
 
 
 @settings(max_examples=100, deadline=None)
