@@ -123,7 +123,7 @@ def head_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
     patterns = options.get("models")
     if patterns is not None and isinstance(patterns, list):
         yield from _model_head_faults(stage, known, patterns)
-    elif stage.verb in WITH_OWN_TASK or (stage.verb == "evaluate" and not known.models):
+    elif stage.verb in WITH_OWN_TASK or (stage.verb == "evaluate" and not known.of_stage(options)):
         start = options.get("from")
         if start in ALWAYS_THERE:
             return
