@@ -197,6 +197,15 @@ def test_an_evaluation_needs_a_network_of_its_task(home):
     assert "AutoModelForMaskedLM" in fault
 
 
+def test_an_export_needs_a_model_of_its_task(home):
+    """Without ``models`` it writes the extracted ones, which have another head as long as none was given."""
+    data = recipe(home)
+    data["stages"] = [*data["stages"][:4], {"export": {}}]
+    (fault,) = faults(data)
+    assert fault.startswith("stages.export")
+    assert "AutoModelForMaskedLM" in fault
+
+
 def test_a_named_network_of_another_task_is_refused(home):
     data = recipe(home)
     data["stages"][-2] = {"evaluate": {"models": ["language"]}}
