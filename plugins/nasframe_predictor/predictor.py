@@ -84,7 +84,7 @@ class Predictor:
         self.unit: str = self.of.unit
         self.higher_is_better = traits_of(EstimatorTraits, self.of).higher_is_better
         self._measured: dict[str, Measurements] = {}  # by key: what is learned
-        # One for each space: stages with spaces of their own share a network, but not the choices that are the features.
+        # One for each space: stages with spaces of their own share a network, but not the choices that are features.
         self._regressions: weakref.WeakKeyDictionary[nn.Module, list[_Fitted]] = weakref.WeakKeyDictionary()
 
     def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None = None) -> float | None:
