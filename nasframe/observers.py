@@ -215,6 +215,8 @@ class Observers:
     def _tell(self, hook: str, **facts: Any) -> None:
         """Call a hook of every listener; one that raises hears nothing more."""
         for listener in list(self.listeners):
+            if hook not in listener.calls:  # copies and generators take time, and a training logs often
+                continue
             arguments = self._arguments(listener, hook, facts)
             try:
                 with unrecorded(), unchanged_generators():

@@ -123,7 +123,11 @@ def head_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
     patterns = options.get("models")
     if patterns is not None and isinstance(patterns, list):
         yield from _model_head_faults(stage, known, patterns)
-    elif stage.verb in WITH_OWN_TASK or (stage.verb == "evaluate" and not known.models):
+    elif stage.verb == "export":  # of all extracted models; without any there is another fault
+        extracted = sorted(known.extracted)
+        if extracted and known.extracted.isdisjoint(known.of_stage(options)):
+            yield (), _other_head(extracted, known)
+    elif stage.verb in WITH_OWN_TASK or (stage.verb == "evaluate" and not known.of_stage(options)):
         start = options.get("from")
         if start in ALWAYS_THERE:
             return
@@ -153,9 +157,14 @@ def _model_head_faults(stage: CheckedStage, known: KnownNames, patterns: Sequenc
     for number, pattern in enumerate(patterns):
         others = [name for name in matching(sorted(known.models), [pattern]) if name not in fitting]
         if others and not matching(fitting, [pattern]):
-            task = _task_name(known.head_of_model(others[0]))
-            text = f"{listing(others)}: has the head of another task ({task}). {_EXPECTED_HEAD}"
-            yield ("models", number), text
+            yield ("models", number), _other_head(others, known)
+
+
+def _other_head(models: Sequence[str], known: KnownNames) -> str:
+    """Say that models have the head of another task than the stage's."""
+    verb = "has" if len(models) == 1 else "have"
+    task = _task_name(known.head_of_model(models[0]))
+    return f"{listing(models)}: {verb} the head of another task ({task}). {_EXPECTED_HEAD}"
 
 
 def _teacher_head_faults(place: tuple[Any, ...], teacher: Any, known: KnownNames, head: str) -> Iterator[Fault]:

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nasframe.declarations import Outcome, budget_texts, budgeted_costs, listed, outcomes
-from nasframe.interfaces import MeasuredEstimator, Work, distilled_task, ends_of, reference_arch
-from nasframe.plan import asks_teacher, distils, limits_of
+from nasframe.interfaces import MeasuredEstimator, Work, ends_of, reference_arch
+from nasframe.plan import asks_teacher, limits_of
 from nasframe.plugin_errors import naming_plugins
 from nasframe.processes import device
 from nasframe.recipe.resolve import ALWAYS
@@ -23,6 +23,8 @@ from nasframe.running.readiness import (
     check_views,
     notify_of_options,
     notify_of_sampled_bounds,
+    steps_of,
+    training_task,
 )
 from nasframe.search.constraints import parse_bounds
 from nasframe.search.costs import cost_function, full_costs
@@ -329,10 +331,8 @@ def _training(stage: PlannedStage, task: Task, share: float) -> tuple[float, str
     """
     options: TrainOptions = stage.options["options"]
     size = options.batch_size
-    if distils(stage):
-        task = distilled_task(task)
-    batches = len(task.train_batches(0, 0, size))
-    steps = options.max_steps or max(1, round((options.epochs or 1) * batches))
+    batches = len(training_task(stage, task).train_batches(0, 0, size))
+    steps = steps_of(options, batches)
     what = f"train, {steps} steps of {size}"
     passes = 3.0
     if stage.options.get("sampler") is not None:

@@ -45,6 +45,7 @@ from nasframe.stages.views import EXAMPLES, views_fault
 from nasframe.training.macs import probe_inputs
 
 if TYPE_CHECKING:
+    from nasframe.interfaces import Task
     from nasframe.plan import PlannedStage
     from nasframe.records import TrainOptions
     from nasframe.stages.inputs import RunInputs
@@ -113,23 +114,28 @@ def check_lengths(inputs: RunInputs) -> None:
         if stage.verb != "train":
             continue
         sized = stage.name in of_known_shape and stage.options.get("models") is None
-        for place, text in length_refusals(plan, stage, sized, _steps_of(inputs, stage)):
+        options: TrainOptions = stage.options["options"]
+        batches = len(training_task(stage, inputs.task_of(stage)).train_batches(0, 0, options.batch_size))
+        for place, text in length_refusals(plan, stage, sized, steps_of(options, batches)):
             option = ".".join(map(str, place))
             problems.append(f"stages.{stage.name}.{option}: {text}")
     if problems:
         raise UsageError("\n".join(problems))
 
 
-def _steps_of(inputs: RunInputs, stage: PlannedStage) -> int:
-    """Return the optimiser steps of a training, as the loop counts them."""
-    options: TrainOptions = stage.options["options"]
-    if options.max_steps is not None:
-        return options.max_steps
-    task = inputs.task_of(stage)
-    if distils(stage):
-        task = distilled_task(task)
-    batches = len(task.train_batches(0, 0, options.batch_size))
-    return max(1, round((options.epochs or 0) * batches))
+def steps_of(options: TrainOptions, batches: int) -> int:
+    """Return the optimiser steps of a training, as the loop counts them.
+
+    Args:
+        options: how it trains.
+        batches: the batches of an epoch.
+    """
+    return options.max_steps or max(1, round((options.epochs or 0) * batches))
+
+
+def training_task(stage: PlannedStage, task: Task) -> Task:
+    """Return a task as a training sees it: with the examples without labels, if it distils."""
+    return distilled_task(task) if distils(stage) else task
 
 
 def _space_use(inputs: RunInputs, stage: PlannedStage) -> Any:
@@ -226,9 +232,7 @@ def notify_of_options(inputs: RunInputs) -> None:
 def remarks_on_training(inputs: RunInputs, stage: PlannedStage) -> Iterator[Remark]:
     """Yield the options of a training that mean something else than they seem to with these data."""
     options: TrainOptions = stage.options["options"]
-    task = inputs.task_of(stage)
-    if distils(stage):
-        task = distilled_task(task)
+    task = training_task(stage, inputs.task_of(stage))
     examples = task.sizes["train"]
     batches = len(task.train_batches(0, 0, options.batch_size))
     if 0 < examples < options.batch_size:
@@ -236,7 +240,7 @@ def remarks_on_training(inputs: RunInputs, stage: PlannedStage) -> Iterator[Rema
         yield "batch_size", text
     if options.max_steps is None and options.epochs is not None and options.epochs * batches < 0.5:
         yield "epochs", f"{options.epochs:g} of {batches} batches is less than half a step. It trains for one step."
-    steps = _steps_of(inputs, stage)
+    steps = steps_of(options, batches)
     warmup = math.ceil(options.warmup_ratio * steps)
     if 1 < steps <= warmup:
         text = f"All {steps} steps are warm-up: the learning rate reaches its peak in the last one."

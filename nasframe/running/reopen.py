@@ -54,12 +54,12 @@ class Finished:
             self.data: Mapping[str, Any] = store.get("data") or {}
             self.plan = kept_plan(store)
             self.stage = _search(self.plan, stage, self.directory)
-            self.data = store.stage_result(self.stage.name).get("data") or self.data  # that of the search's own task
             self.net_name, self.net_directory = self._net_place()
             result = store.stage_result(self.stage.name)
             self._is_supernet = result.get("supernet") == "kept"
             self._objectives: list[str] = result.get("objectives") or []
-            self.data = with_search_metrics(self.data, [result])
+            of_task = result.get("data") or self.data  # of the search's own task, if it has one
+            self.data = with_search_metrics(of_task, [result])
             self._results = [store.stage_result(stage.name) for stage in self.plan.stages]
             if self.net_directory is not None:
                 store.check_files(self.net_directory.name)

@@ -6,7 +6,9 @@ of an interrupted search.
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import logging
 import math
 import time
@@ -86,6 +88,8 @@ class Answerer:
     broken_off: dict[str, Trial] = field(default_factory=dict)
     causes: list[BaseException] = field(default_factory=list)  # of the failures since the last success
     first: BaseException | None = None
+    _best: dict[str, list[Trial]] = field(default_factory=dict)  # name of a budget → its contenders, the best first
+    _ranked: int = 0  # how many trials of the archive were considered for it
 
     def answer_from_archive(self, arch: Arch, budget: Budget) -> Trial | None:
         """Return the answer to an architecture that was proposed before, ``None`` for a new one."""
@@ -124,15 +128,21 @@ class Answerer:
 
     def _rival(self, budget: Budget) -> Trial | None:
         """Return the trial that must be beaten to win under a budget; ``None`` while there are too few."""
-        scored = []
-        for (_, examples), trial in self.archive.items():
-            is_comparable = trial.state == "done" and examples == self.examples
-            if is_comparable and constraints.violation(trial.costs, budget.bounds) == 0:
-                scored.append(trial)
-        if len(scored) < self.contenders:
-            return None
-        scored.sort(key=self.unpenalised_score, reverse=True)
-        return scored[self.contenders - 1]
+        self._rank_new()
+        best = self._best.get(budget.name, [])
+        return best[-1] if len(best) == self.contenders else None
+
+    def _rank_new(self) -> None:
+        """Rank what came into the archive since the last call: a search of many trials looks at each of them once."""
+        for (_, examples), trial in itertools.islice(self.archive.items(), self._ranked, None):
+            if trial.state != "done" or examples != self.examples:
+                continue
+            for budget in self.budgets:
+                if constraints.violation(trial.costs, budget.bounds) == 0:
+                    best = self._best.setdefault(budget.name, [])
+                    bisect.insort(best, trial, key=lambda other: -self.unpenalised_score(other))
+                    del best[self.contenders :]
+        self._ranked = len(self.archive)
 
     def final(self, trial: Trial, budget: Budget, remeasure: Costs | None) -> Trial:
         """Score a trial on all examples, with its noisy costs measured again."""

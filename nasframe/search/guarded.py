@@ -121,6 +121,8 @@ class GuardedSampler:
                 self._ask_again(n, self._region(regions, number), digest)
             else:
                 self.tell([_trial(record) for record in arguments[0]])
+        # What asks from now on has regions of its own, the same ones in the same order.
+        self._asked_for.clear()
 
     # ---- calls
 

@@ -84,7 +84,8 @@ class Predictor:
         self.unit: str = self.of.unit
         self.higher_is_better = traits_of(EstimatorTraits, self.of).higher_is_better
         self._measured: dict[str, Measurements] = {}  # by key: what is learned
-        self._regressions: weakref.WeakKeyDictionary[nn.Module, _Fitted] = weakref.WeakKeyDictionary()
+        # One for each space: stages with spaces of their own share a network, but not the choices that are features.
+        self._regressions: weakref.WeakKeyDictionary[nn.Module, list[_Fitted]] = weakref.WeakKeyDictionary()
 
     def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None = None) -> float | None:
         """Return the predicted cost of an architecture.
@@ -98,7 +99,7 @@ class Predictor:
             if not isinstance(space.domain, BoundedDomain):
                 return None
             arch = space.domain.largest()
-            if net not in self._regressions and not _belongs(space, net, arch):
+            if self._known(space, net) is None and not _belongs(space, net, arch):
                 return None
         return self._fitted(space, net).predict(arch)
 
@@ -111,15 +112,20 @@ class Predictor:
         for key, plain in state.items():
             self._measured.setdefault(key, Measurements.of(plain))
 
+    def _known(self, space: SearchSpace, net: Any) -> _Fitted | None:
+        """Return the regression for a network and a space if there is one."""
+        of_net = self._regressions.get(net, [])
+        return next((fitted for fitted in of_net if fitted.space is space), None)
+
     def _fitted(self, space: SearchSpace, net: Any) -> _Fitted:
-        """Return the regression for a network, fitted when it is first asked for."""
-        fitted = self._regressions.get(net)
+        """Return the regression for a network and a space, fitted when it is first asked for."""
+        fitted = self._known(space, net)
         if fitted is None:
             archs = self._drawn(space.domain)
             key = key_of(net, archs, use_noted(self.of), self._shapes(), isinstance(self.of, MeasuredEstimator))
             measurements = self._measurements(key, space, net, archs)
             fitted = _Fitted(space, net, self.counts, measurements, self.model)
-            self._regressions[net] = fitted
+            self._regressions.setdefault(net, []).append(fitted)
             self._tell(measurements, fitted.regression)
         return fitted
 
@@ -195,7 +201,7 @@ class Predictor:
 
 
 class _Fitted:
-    """The regression of one network.
+    """The regression of one network and one space.
 
     Args:
         space: the space of its sub-networks.
@@ -208,7 +214,7 @@ class _Fitted:
     def __init__(
         self, space: SearchSpace, net: nn.Module, counts: Sequence[Any], measurements: Measurements, model: Model
     ) -> None:
-        self._space = space
+        self.space = space
         self._net = weakref.ref(net)
         self._counts = counts
         rows = [self._row(arch) for arch in measurements.archs]
@@ -225,8 +231,8 @@ class _Fitted:
     def _row(self, arch: Arch) -> list[float | None]:
         """Return the features of an architecture."""
         net: Any = self._net()
-        counted = [estimator.estimate(self._space, net, arch) for estimator in self._counts]
-        return features(self._space.domain, arch, counted)
+        counted = [estimator.estimate(self.space, net, arch) for estimator in self._counts]
+        return features(self.space.domain, arch, counted)
 
 
 def _is_loaded(net: Any) -> bool:

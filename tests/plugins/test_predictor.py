@@ -13,6 +13,7 @@ import nasframe as nf
 from in_process import InProcess
 from nasframe import registry
 from nasframe.errors import UsageError
+from nasframe.search.domain import Choices
 from nasframe.store import RunStore
 from nasframe.testing.toy import ToySpace, tiny_net
 from nasframe_basics.latency import Latency
@@ -105,6 +106,16 @@ def test_a_cost_of_weights_is_measured_again_when_they_change(cache):
     for seed in (0, 1):
         predictor(**options).estimate(space, tiny_net(seed=seed), space.domain.smallest())
     assert len(list(cache.glob("predictor/*.json"))) == 2
+
+
+def test_each_space_of_a_network_has_a_regression_of_its_own():
+    net, wide, narrow = tiny_net(), ToySpace(), ToySpace()
+    narrow.domain = Choices({"heads.0": [1, 2], "ffn.0": [8, 24], "ffn.1": [8, 48]})
+    arch = narrow.domain.smallest()
+    alone = predictor(of="params", samples=8, remember=False).estimate(narrow, net, arch)
+    estimator = predictor(of="params", samples=8, remember=False)
+    estimator.estimate(wide, net, wide.domain.largest())
+    assert estimator.estimate(narrow, net, arch) == alone
 
 
 def test_what_it_is_not_asked_for():

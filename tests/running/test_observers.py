@@ -16,7 +16,7 @@ import nasframe as nf
 from nasframe import registry
 from nasframe.cli import main
 from nasframe.errors import RecipeError, RunError, UsageError
-from nasframe.observers import OBSERVED, arguments_of, listener_of
+from nasframe.observers import OBSERVED, Observers, arguments_of, listener_of
 from nasframe.recipe.resolve import check_recipe
 from nasframe.records import RunInfo, StoredModel, Trial
 from nasframe.running import runner
@@ -354,6 +354,20 @@ def test_an_observer_that_cannot_work_is_refused_before_the_run(watch, tmp_path)
         nf.run(recipe(), out=tmp_path / "run")
     assert [problem.path for problem in caught.value.problems] == ["observers.0"]
     assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_copied_for_one_who_does_not_hear():
+    class Stages:
+        def stage_finished(self, stage):
+            """Hears of stages alone."""
+
+    class Uncopied:
+        def __deepcopy__(self, memo):
+            raise AssertionError("it was copied")
+
+    observers = Observers(RunInfo(Path("run"), {}, "run"), lambda place, text: None)
+    observers.add([listener_of(Stages(), "stages")])
+    observers.trial_finished("search", 0, Uncopied())
 
 
 def test_a_method_gets_the_arguments_that_it_names_with_defaults_or_without():

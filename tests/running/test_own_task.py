@@ -188,6 +188,24 @@ def test_a_stage_needs_a_network_of_its_task(home):
     assert "from: pretrained" in fault
 
 
+def test_an_evaluation_needs_a_network_of_its_task(home):
+    """If none was saved with the recipe's head, the current network is measured, which has another head here."""
+    data = recipe(home)
+    data["stages"] = [data["stages"][0], {"evaluate": {}}]
+    (fault,) = faults(data)
+    assert fault.startswith("stages.evaluate")
+    assert "AutoModelForMaskedLM" in fault
+
+
+def test_an_export_needs_a_model_of_its_task(home):
+    """Without ``models`` it writes the extracted ones, which have another head as long as none was given."""
+    data = recipe(home)
+    data["stages"] = [*data["stages"][:4], {"export": {}}]
+    (fault,) = faults(data)
+    assert fault.startswith("stages.export")
+    assert "AutoModelForMaskedLM" in fault
+
+
 def test_a_named_network_of_another_task_is_refused(home):
     data = recipe(home)
     data["stages"][-2] = {"evaluate": {"models": ["language"]}}

@@ -49,10 +49,10 @@ STAGES: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("plugin") / "bare.py"
     path.write_text(BARE, encoding="utf-8")
-    content = {
+    return {
         "nasframe": 1,
         "name": "stateless",
         "seed": 0,
@@ -63,6 +63,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "sampler": "bare",
         "stages": STAGES,
     }
+
+
+@pytest.fixture(scope="module")
+def recipe(content: dict[str, Any]) -> Any:
     return nf.load_recipe(content)
 
 
@@ -108,3 +112,31 @@ def test_it_goes_on_wherever_it_was_stopped(
     monkeypatch.undo()
     resume(tmp_path / "run")
     assert trials_of(tmp_path / "run") == whole
+
+
+def test_a_confined_training_goes_on_after_a_second_stop(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part of the domain that it asks for after a resume counts as the one that it asked for before."""
+    train = {**STAGES[0]["train"], "within": {"op.0": ["narrow", "wide"]}}
+    confined = nf.load_recipe({**content, "stages": [{"train": train}, STAGES[1]]})
+    expected = trials_of(nf.run(confined, out=tmp_path / "whole").directory)
+    update = fitting._Fit.update
+
+    def stop_at(step: int) -> None:
+        def stop(self: Any, *arguments: Any) -> None:
+            if self.at.step == step:
+                raise KeyboardInterrupt
+            update(self, *arguments)
+
+        monkeypatch.setattr(fitting._Fit, "update", stop)
+
+    stop_at(3)
+    with pytest.raises(KeyboardInterrupt):
+        nf.run(confined, out=tmp_path / "run")
+    stop_at(5)
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "run")
+    monkeypatch.undo()
+    resume(tmp_path / "run")
+    assert trials_of(tmp_path / "run") == expected

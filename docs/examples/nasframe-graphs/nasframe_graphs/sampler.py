@@ -1,4 +1,4 @@
-"""A sampler for any domain with features: try many neighbours in the head, propose the most promising one."""
+"""A sampler for any domain with features: predict the scores of many neighbours, propose the most promising one."""
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class Foresight:
         return (new - mean) / scale @ weights
 
     def tell(self, trials):
-        """Keep the scores of the last 200 architectures, the best first."""
+        """Keep the 200 best scores and their architectures, the best first."""
         for trial in trials:
             if trial.score is not None:
                 self.scored.append((trial.score, trial.arch, self.domain.features(trial.arch)))
