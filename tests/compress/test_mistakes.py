@@ -100,3 +100,11 @@ def test_scores_with_a_few_other_values_do_not_become_classes(odd):
     with pytest.raises(UsageError, match=rf"'score' holds scores, but 1 of 40 values, as '{odd}', are no numbers"):
         choose_columns(frame, "scores.csv", (), (), "auto")
     assert choose_columns(frame, "scores.csv", (), (), "classification").kind == "classification"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"), [(["--minutes", "30"], "--minutes: "), (["tuned", "--seeds", "0"], "MODEL, --seeds: ")]
+)
+def test_what_has_no_effect_on_a_resumed_compression_is_refused(user, capsys, arguments, named):
+    assert main(["compress", *arguments, "--resume", "out", "--no-progress"]) == 2
+    assert f"nasframe: {named}--resume goes on with a compression as it is" in capsys.readouterr().err
