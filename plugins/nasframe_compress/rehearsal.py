@@ -367,7 +367,7 @@ def _costs(
                 forward = training.step_seconds / (PASSES * options.get("batch_size", BATCH_SIZE))
             else:
                 trainings.append(training)
-                expected += step_passes(options, _mean_share(prepared, method)) * forward
+                expected += step_passes(options, prepared.mean_share(method)) * forward
                 stepped += training.step_seconds / options.get("batch_size", BATCH_SIZE)
         elif verb == "search":
             trials = int((options or {}).get("trials", SEARCH_TRIALS))
@@ -404,12 +404,6 @@ def _probe_passes(recipe: Mapping[str, Any], examples: int) -> float:
     return passes
 
 
-def _mean_share(prepared: Prepared, method: Method) -> float:
-    """Return the share of the network that a method's sub-networks have on average: about that of its budgets."""
-    shares = [target.share.percent / 100 for target in prepared.targets[method.name] if target.share is not None]
-    return float(np.mean(shares)) if shares else 1.0
-
-
 def step_passes(options: Mapping[str, Any], share: float) -> float:
     """Return how many forward passes through the whole network an example costs in a step of a training.
 
@@ -433,7 +427,7 @@ def _worked_out(prepared: Prepared, method: Method, shared: Rehearsed) -> Method
     """Return what a method costs that was not rehearsed, by the passes of its steps, and the first method's costs."""
     recipe = prepared.recipe(method)
     sizes = prepared.look.inputs.task.sizes
-    share = _mean_share(prepared, method)
+    share = prepared.mean_share(method)
     written = prepared.lengths[method.name]
     trainings = []
     trials = 0
