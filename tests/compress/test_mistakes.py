@@ -33,6 +33,12 @@ def test_a_misspelt_suffix_is_recognised(user, capsys, monkeypatch):
     assert "no such data set. Did you mean 'mails.csv'?" in capsys.readouterr().err
 
 
+def test_a_task_of_glue_is_refused_for_a_data_set_of_the_hub(user, capsys, monkeypatch):
+    monkeypatch.setattr("nasframe_compress.data._first_rows", lambda source: pytest.fail("was loaded"))
+    assert init("tuned", "stanfordnlp/sst2", "--task", "sst2") == 2
+    assert "--task sst2: is for a folder of GLUE's files. Expected no data set" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("methods", "budget", "code", "problem"),
     [
