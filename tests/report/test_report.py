@@ -238,6 +238,6 @@ def test_every_field_is_documented(made):
 
 def test_models_without_layers_have_no_depth():
     graph = SimpleNamespace(blueprint={}, role="teacher", arch={"layers": [{"op": "conv"}]})
-    assert _full([graph]).depth == 0
+    assert _full([graph]).layers == 0
     pruned = SimpleNamespace(blueprint={}, role="model", arch={"layers": [0, 3]})
-    assert _full([graph, pruned]).depth == 4
+    assert _full([graph, pruned]).layers == 4
