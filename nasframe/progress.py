@@ -44,7 +44,9 @@ class Progress:
             TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True), TextColumn("{task.fields[note]}"),
         )  # fmt: skip
-        with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        # The stream as it is now, so that bars go on while what happens below them is kept from saying anything.
+        console = Console(file=sys.stderr)
+        with Bars(*columns, console=console, transient=True) as bars:
             opened = _open.set(bars)
             try:
                 yield _row(bars, title)

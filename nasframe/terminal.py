@@ -11,8 +11,11 @@ import shutil
 import sys
 import textwrap
 
-COMMAND = re.compile(r"(?<=: )(?=nasframe [a-z])|(?<=: )(?=pip install )")
-"""Where a command begins that the text advises. It is never broken, so that it can be copied."""
+COMMAND = re.compile(r"(?<=: |  )(?=nasframe [a-z]|pip install )")
+"""Where a command begins that the text advises: after a colon, or in a column of its own.
+
+It is never broken, so that it can be copied.
+"""
 
 
 def tell(text: object) -> None:

@@ -1,6 +1,8 @@
 """What is read or tokenised shows in a row of the open bar, and nowhere else."""
 
+import contextlib
 import io
+import sys
 
 import pytest
 import rich.console
@@ -45,6 +47,19 @@ def test_without_an_open_bar_or_with_none_wanted_nothing_is_shown(tmp_path, term
         pass
     work(tmp_path)
     assert "reading" not in terminal.getvalue()
+
+
+def test_bars_go_on_while_the_error_stream_is_redirected(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal, hidden = sys.stderr, io.StringIO()
+    with Progress(True).bar("rehearsing"), contextlib.redirect_stderr(hidden), phase("reading"):
+        pass
+    assert "reading" in terminal.getvalue()
+    assert hidden.getvalue() == ""
 
 
 def test_a_row_goes_with_its_phase(terminal):

@@ -32,6 +32,11 @@ def test_a_command_to_copy_stays_on_one_line():
     assert lines[-2].endswith(":")
 
 
+def test_a_command_in_a_column_of_its_own_stays_on_one_line():
+    command = "nasframe export 'compressed/a long name/run' MODEL  (any other network)"
+    assert wrapped(f"export  {command}", 40).split("\n") == ["export", command]
+
+
 def test_short_lines_and_long_words_stay_as_they_are():
     path = "x" * 50
     assert wrapped("two\n  lines", 40) == "two\n  lines"

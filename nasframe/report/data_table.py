@@ -60,19 +60,45 @@ def data_rows(summary: Mapping[str, Any], most_classes: int | None = None) -> li
     rows = [["", *names]]
     rows.append([_rows_of(summary), *_counts(splits, "rows")])
     rows.append([f"distinct {noun}s", *_counts(splits, "texts")])
+    rows += _rows_about_copies(splits, noun, _has_several_labels(summary))
+    rows += _rows_about_labels(summary, splits, most_classes)
+    rows += _rows_about_lengths(summary, splits)
+    return rows
+
+
+def _has_several_labels(summary: Mapping[str, Any]) -> bool:
+    """Tell whether several labels may hold for an example; in runs of earlier versions none could."""
+    return bool(summary.get("independent"))
+
+
+def _rows_about_copies(splits: Sequence[Split], noun: str, has_several_labels: bool) -> list[list[str]]:
+    rows = []
     for title, key in OPTIONAL.items():
         is_leak = key == "in_train"
-        if key == "conflicting" and summary.get("independent"):
-            title = "conflicting labels"  # several labels are the rule here
+        if key == "conflicting" and has_several_labels:
+            title = "conflicting labels"  # several are the rule here
         if is_leak or _is_in_some(splits, key):
             rows.append([title.format(noun=noun), *_counts(splits, key)])
+    return rows
+
+
+def _rows_about_labels(
+    summary: Mapping[str, Any], splits: Sequence[Split], most_classes: int | None
+) -> list[list[str]]:
+    rows = []
+    has_several_labels = _has_several_labels(summary)
     labels = summary["labels"]
     if labels is not None:
         columns = [split["classes"] for split in splits]
-        title = "label" if summary.get("independent") else "class"
+        title = "label" if has_several_labels else "class"
         rows += _class_rows(labels, columns, most_classes, title)
-    if summary.get("independent"):
+    if has_several_labels:
         rows.append(["no label", *_counts(splits, "without_label")])
+    return rows
+
+
+def _rows_about_lengths(summary: Mapping[str, Any], splits: Sequence[Split]) -> list[list[str]]:
+    rows = []
     if any(split["longest"] is not None for split in splits):  # there is a tokenizer
         shares = [_share_cut(split) for split in splits]
         rows.append([f"cut at {summary['max_length']} tokens", *shares])

@@ -44,8 +44,8 @@ def detail_sections(report: RunReport, detail: ModelDetail, title: str = "") -> 
             labels = [row.name for row in detail.classes]
             grids.append(_confusion(labels, detail.confusion, f"{name}: label ↓ predicted →"))
             grids.append(_confusion(labels, detail.teacher_confusion, f"{detail.teacher}: label ↓ predicted →"))
-        title = "Label by label" if are_labels else "Class by class"
-        yield Section(f"{title}: {name}", _right_and_wrong(report, detail), grids=grids)
+        heading = "Label by label" if are_labels else "Class by class"
+        yield Section(f"{heading}: {name}", _right_and_wrong(report, detail), grids=grids)
     notes = [] if detail.cut is None else [_cut_text(report, detail.cut)]
     if any(example.text for example in detail.disagreements):  # numbers of examples alone would say nothing
         yield Section(

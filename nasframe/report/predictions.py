@@ -61,7 +61,7 @@ class Predictions:
     @property
     def are_right(self) -> np.ndarray:
         """Whether each prediction is right, ``(examples,)``; one of several labels if all of them are."""
-        return _equal(self.labels, self.predictions)
+        return equal_examples(self.labels, self.predictions)
 
     def matches(self, other: Predictions) -> bool:
         """Tell whether two models predicted the same examples."""
@@ -154,8 +154,13 @@ def _sets_of(columns: Mapping[str, Sequence[object]], split: str) -> Predictions
     return Predictions(ids[order], labels[order], predicted[order], of_answers.prod(axis=1)[order])
 
 
-def _equal(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Tell for which examples two columns are equal; of several labels if all are."""
+def equal_examples(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Tell for which examples two columns are equal; of several labels if all are, ``(examples,)``.
+
+    Args:
+        first: ``(examples,)`` or ``(examples, labels)``.
+        second: of the same shape.
+    """
     equal: np.ndarray = first == second
     return np.all(equal, axis=1) if equal.ndim == 2 else equal
 
@@ -336,7 +341,7 @@ def notable(model: Predictions, teacher: Predictions) -> list[int]:
         gaps = np.abs(model.predictions - teacher.predictions)
         order = np.argsort(-gaps, kind="stable")[:SHOWN_WORSE]
         return [int(place) for place in order if gaps[place] > 0]
-    differ = ~_equal(model.predictions, teacher.predictions)
+    differ = ~equal_examples(model.predictions, teacher.predictions)
     worse = differ & teacher.are_right
     by_confidence = np.arange(len(model))
     if model.confidence is not None:

@@ -482,7 +482,8 @@ def _full(places: Sequence[_Place]) -> FullSize:
             ffn = max(ffn, layer["ffn"])
     # An architecture names its layers by their positions in the full network.
     for place in places:
-        depth = max(depth, *[position + 1 for position in _positions(place) or [0]])
+        for position in _positions(place):
+            depth = max(depth, position + 1)
     return FullSize(depth, heads, ffn)
 
 

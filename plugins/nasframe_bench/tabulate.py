@@ -97,7 +97,7 @@ def tabulate(
                     "costs": _counted(costs, arch, table.costs),
                 }
                 if table.listed and isinstance(source.region, FeaturedDomain):
-                    row["features"] = [float(number) for number in source.region.features(arch)]
+                    row["features"] = [float(value) for value in source.region.features(arch)]
                 table.rows.append(row)
                 file.save_now_and_then(table)
         file.save(table)
@@ -158,14 +158,14 @@ def _empty(source: Finished, about: Mapping[str, Any]) -> ArchTable:
     names = sorted({*registry.factories("estimator"), *source.plan.estimators})
     # Costs that are no sum over choices are counted architecture by architecture: those that the search was about.
     named = {"params", "macs", *bounded_costs(source.plan, source.stage)}
-    example = drawn_archs(domain, 1)[:1]
+    example = drawn_archs(domain, 1)[0]
     costs = []
     for name in names:
         # Measured costs are left out: they depend on the machine, and take as long as an evaluation.
         estimator = source.estimator(name)
-        if is_counted(estimator, source.space, source.net) or (
-            name in named and is_estimated(estimator) and source.costs([name])(example[0])
-        ):
+        is_sum = is_counted(estimator, source.space, source.net)
+        may_be_counted = name in named and is_estimated(estimator)
+        if is_sum or (may_be_counted and source.costs([name])(example)):
             costs.append(name)
     if isinstance(domain, KnobDomain):
         return ArchTable(domain.knobs, getattr(domain, "rules", {}), costs=costs, about=about)

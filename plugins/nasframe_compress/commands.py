@@ -98,7 +98,12 @@ def init(
     print(f"written: {path}\nedit it, then: nasframe {command} {path}")
 
 
+WITH_RESUME = ("resume", "jobs", "cache", "device", "no_progress", "json_")
+"""Parameters that may be given with --resume: what is made is written in the folder."""
+
+
 def compress(
+    context: typer.Context,
     model: Model = None,
     data: Data = None,
     out: Out = None,
@@ -142,11 +147,7 @@ def compress(
         choose_device(device)
     quiet()
     if resume is not None:
-        if model or data or out or budget or dry_run:
-            raise UsageError(
-                "--resume goes on with a compression as it is. Expected no other arguments with it than --jobs, "
-                "--cache, --device, --no-progress and --json."
-            )
+        _refuse_with_resume(context)
         _finish(resume, Settings(_plain_path(cache), jobs, device), no_progress, json_)
         return
     request = _request(
@@ -164,6 +165,28 @@ def compress(
 
 
 # ---- arguments
+
+
+def _refuse_with_resume(context: typer.Context) -> None:
+    """Refuse what would have no effect with ``--resume``.
+
+    Raises:
+        UsageError: such an argument is given; names it.
+    """
+    from nasframe.errors import UsageError
+
+    given = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is None or source.name != "COMMANDLINE" or parameter.name in WITH_RESUME:
+            continue
+        is_option = parameter.param_type_name == "option"
+        given.append(parameter.opts[0] if is_option else str(parameter.name).upper())
+    if given:
+        raise UsageError(
+            f"{', '.join(given)}: --resume goes on with a compression as it is. Expected no other arguments with it "
+            "than --jobs, --cache, --device, --no-progress and --json."
+        )
 
 
 def _request(

@@ -163,6 +163,8 @@ def _glue_names() -> Sequence[str]:
 
 def _of_hub(request: Request, source: str, ask: Ask | None, name: str | None = None) -> Data:
     """Return the task of a data set of the hub, or of a local directory that has the layout of one."""
+    if request.task not in KINDS:
+        raise UsageError(f"--task {request.task}: is for a folder of GLUE's files. Expected no data set: {source}.")
     try:
         table, splits = _first_rows(source)
     except ImportError:

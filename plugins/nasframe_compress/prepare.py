@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nasframe.errors import UnsatisfiableError, UsageError, in_shell
 from nasframe.folders import folder_name
 from nasframe.progress import SILENT, Progress
@@ -94,6 +96,11 @@ class Prepared:
         """Return a method's recipe, as its file has it."""
         targets = self.targets[method.name]
         return compose(self.setup, method, targets, self.lengths[method.name], self.effort)
+
+    def mean_share(self, method: Method) -> float:
+        """Return the share of the network that a method's sub-networks have on average: about that of its budgets."""
+        percents = [target.share.percent for target in self.targets[method.name] if target.share is not None]
+        return float(np.mean(percents)) / 100 if percents else 1.0
 
 
 def is_study(request: Request) -> bool:

@@ -156,9 +156,7 @@ class BudgetResult:
     @property
     def chosen_on(self) -> str:
         """The split whose scores decided between the methods; empty if there was nothing to decide."""
-        if self.choice is None or self.choice.basis == "only":
-            return ""
-        return SELECT if self.choice.basis == "select" else DEV
+        return "" if self.choice is None else self.choice.chosen_on(DEV)
 
     def sentences(self) -> list[str]:
         """Say in plain words which network to ship, and what it saves."""
@@ -268,16 +266,18 @@ def _chosen(result: BudgetResult) -> BudgetResult:
 
 def _with_leads(results: Sequence[BudgetResult]) -> list[BudgetResult]:
     """Return results with the leads of their methods: one family of tests, as they are of one task."""
-    chosen = []
+    places = []
     choices = []
     forms = []
-    for result in results:
+    for place, result in enumerate(results):
         if result.choice is not None and result.report is not None:
-            chosen.append(result)
+            places.append(place)
             choices.append(result.choice)
             forms.append(result.report.metric_format(result.metric))
-    found = dict(zip(map(id, chosen), leads(choices, forms), strict=True))
-    return [replace(result, lead=found.get(id(result))) for result in results]
+    with_leads = list(results)
+    for place, lead in zip(places, leads(choices, forms), strict=True):
+        with_leads[place] = replace(results[place], lead=lead)
+    return with_leads
 
 
 def _candidates(place: Place, report: RunReport, budget: Budget, model: str) -> list[Candidate]:

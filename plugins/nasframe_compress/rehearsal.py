@@ -283,6 +283,19 @@ class Observed:
     laps: Mapping[str, Sequence[Sequence[float]]]
     measured: Sequence[Measured]
 
+    def laps_of(self, stage: str) -> list[Sequence[float]]:
+        """Return the times of a stage's steps, of each network that has any."""
+        return [times for times in self.laps.get(stage, []) if times]
+
+    def measured_in(self, stage: str) -> list[Measured]:
+        """Return the evaluations of a stage."""
+        return [entry for entry in self.measured if entry.stage == stage]
+
+    @property
+    def first_forward(self) -> float:
+        """Seconds of one example's forward pass through the whole network, which is measured first."""
+        return self.measured[0].example_seconds if self.measured else 0.0
+
 
 def _run_stages(prepared: Prepared, plan: Plan, directory: Path) -> Observed:
     """Run the stages of a short recipe on what was loaded already."""
@@ -336,62 +349,97 @@ def _costs(
     prepared: Prepared, method: Method, recipe: Mapping[str, Any], observed: Observed, shared: Rehearsed | None
 ) -> Rehearsed:
     """Return what a method costs, given its rehearsal."""
-    sizes = prepared.look.inputs.task.sizes
+    examples = prepared.look.inputs.task.sizes["train"]
     written = prepared.lengths[method.name]
-    if shared is not None:
-        forward = shared.forward
-    else:
-        # The first network that is measured is the whole one.
-        forward = observed.measured[0].example_seconds if observed.measured else 0.0
+    forward = observed.first_forward if shared is None else shared.forward
     teacher = None
-    trainings = []
-    rehearsed = 0.0
-    expected = stepped = 0.0
-    on_select = on_dev = search_seconds = evaluating = 0.0
-    trials = 0
-    for stage in recipe["stages"]:
-        verb, options = next(iter(stage.items()))
-        name = stage_name(stage)
-        own = [entry for entry in observed.measured if entry.stage == name]
-        rehearsed += sum(entry.seconds for entry in own)
-        if verb == "train":
-            laps = [times for times in observed.laps.get(name, []) if times]
-            if name == TEACHER and shared is not None:
-                continue  # it was measured with the first method
-            factor = written.teacher if name == TEACHER else written.method
-            training = _training(stage, laps, sizes["train"], forward, factor, own)
-            rehearsed += (len(laps[0]) + 1) * training.networks * training.step_seconds
-            if name == TEACHER:
-                teacher = training
-                # Its steps are longer than evaluations, and nothing but passes: a better measure of these.
-                forward = training.step_seconds / (PASSES * options.get("batch_size", BATCH_SIZE))
-            else:
-                trainings.append(training)
-                expected += step_passes(options, _mean_share(prepared, method)) * forward
-                stepped += training.step_seconds / options.get("batch_size", BATCH_SIZE)
-        elif verb == "search":
-            trials = int((options or {}).get("trials", SEARCH_TRIALS))
-            search_seconds += trials * float(np.mean([entry.whole_seconds for entry in own] or [0.0]))
-        else:
-            on_select += sum(entry.whole_seconds for entry in own if entry.split == "select")
-            on_dev += sum(entry.whole_seconds for entry in own if entry.split == "dev")
-            if verb == "evaluate":
-                evaluating += sum(entry.seconds for entry in own)
+    teacher_stage = next((stage for stage in recipe["stages"] if _is_training(stage, of_teacher=True)), None)
+    if teacher_stage is not None and shared is None:
+        teacher = _measured_training(teacher_stage, observed, examples, forward, written.teacher)
+        # Its steps are longer than evaluations, and nothing but passes: a better measure of these.
+        forward = teacher.step_seconds / (PASSES * _batch_size(teacher_stage))
+    stages = [stage for stage in recipe["stages"] if _is_training(stage, of_teacher=False)]
+    trainings = [_measured_training(stage, observed, examples, forward, written.method) for stage in stages]
+    probe_seconds = _probe_passes(recipe, examples) * forward
+    evaluations = _measured_evaluations(recipe, observed, probe_seconds)
+
     # Whatever a rehearsal takes besides its steps, a run takes, too: rewiring, extracting, measuring latencies.
-    others = max(0.0, observed.wall - rehearsed)
-    cost_seconds = max(0.0, observed.evaluate_seconds - evaluating)
+    evaluating = sum(entry.seconds for entry in observed.measured)
+    stepping = sum(_rehearsed_seconds(training, observed) for training in [teacher, *trainings] if training is not None)
+    others = max(0.0, observed.wall - evaluating - stepping)
     if shared is not None:
         others += shared.cost_seconds
-    evaluations = Evaluations(
-        select=on_select,
-        dev=on_dev,
-        search=search_seconds,
-        trials=trials,
-        probes=_probe_passes(recipe, sizes["train"]) * forward,
-    )
     fixed = others + observed.stages * observed.write_seconds
-    time_of = MethodTime(method.name, teacher, trainings, fixed, evaluations)
-    return Rehearsed(time_of, forward, cost_seconds, stepped / expected if expected else 1.0)
+    return Rehearsed(
+        time=MethodTime(method.name, teacher, trainings, fixed, evaluations),
+        forward=forward,
+        cost_seconds=_cost_seconds(recipe, observed),
+        work_ratio=_work_ratio(stages, trainings, prepared.mean_share(method), forward),
+    )
+
+
+def _is_training(stage: Mapping[str, Any], of_teacher: bool) -> bool:
+    """Tell whether a stage trains the teacher, or trains something else."""
+    return "train" in stage and (stage_name(stage) == TEACHER) == of_teacher
+
+
+def _batch_size(stage: Mapping[str, Any]) -> int:
+    """Return the batch size of a training stage."""
+    return int(stage["train"].get("batch_size", BATCH_SIZE))
+
+
+def _trials(stage: Mapping[str, Any]) -> int:
+    """Return how many networks a search stage evaluates."""
+    return int((stage["search"] or {}).get("trials", SEARCH_TRIALS))
+
+
+def _measured_training(
+    stage: Mapping[str, Any], observed: Observed, examples: int, forward: float, factor: float
+) -> Training:
+    """Return what a training stage costs that was rehearsed; see :func:`_training`."""
+    name = stage_name(stage)
+    return _training(stage, observed.laps_of(name), examples, forward, factor, observed.measured_in(name))
+
+
+def _rehearsed_seconds(training: Training, observed: Observed) -> float:
+    """Return the seconds of a training's steps in a rehearsal; the first one of each network has no lap."""
+    steps = len(observed.laps_of(training.stage)[0]) + 1
+    return steps * training.networks * training.step_seconds
+
+
+def _measured_evaluations(recipe: Mapping[str, Any], observed: Observed, probe_seconds: float) -> Evaluations:
+    """Return what a method measures besides its trainings, given its rehearsal."""
+    select = dev = search = 0.0
+    trials = 0
+    for stage in recipe["stages"]:
+        entries = observed.measured_in(stage_name(stage))
+        if "search" in stage:
+            trials = _trials(stage)
+            search = trials * float(np.mean([entry.whole_seconds for entry in entries] or [0.0]))
+        elif "train" not in stage:
+            select += sum(entry.whole_seconds for entry in entries if entry.split == "select")
+            dev += sum(entry.whole_seconds for entry in entries if entry.split == "dev")
+    return Evaluations(select, dev, search, trials, probe_seconds)
+
+
+def _cost_seconds(recipe: Mapping[str, Any], observed: Observed) -> float:
+    """Return the seconds of measuring costs: what stages that evaluate took besides the examples."""
+    measuring = 0.0
+    for stage in recipe["stages"]:
+        if "evaluate" in stage:
+            measuring += sum(entry.seconds for entry in observed.measured_in(stage_name(stage)))
+    return max(0.0, observed.evaluate_seconds - measuring)
+
+
+def _work_ratio(
+    stages: Sequence[Mapping[str, Any]], trainings: Sequence[Training], share: float, forward: float
+) -> float:
+    """Return how much longer steps take than their passes through the network let expect; 1 if there are none."""
+    expected = measured = 0.0
+    for stage, training in zip(stages, trainings, strict=True):
+        expected += step_passes(stage["train"], share) * forward
+        measured += training.step_seconds / _batch_size(stage)
+    return measured / expected if expected else 1.0
 
 
 def _probe_passes(recipe: Mapping[str, Any], examples: int) -> float:
@@ -402,12 +450,6 @@ def _probe_passes(recipe: Mapping[str, Any], examples: int) -> float:
             in_epoch = math.ceil(examples / probe.batch_size)
             passes += PASSES * min(probe.batches, in_epoch) * probe.batch_size
     return passes
-
-
-def _mean_share(prepared: Prepared, method: Method) -> float:
-    """Return the share of the network that a method's sub-networks have on average: about that of its budgets."""
-    shares = [target.share.percent / 100 for target in prepared.targets[method.name] if target.share is not None]
-    return float(np.mean(shares)) if shares else 1.0
 
 
 def step_passes(options: Mapping[str, Any], share: float) -> float:
@@ -433,29 +475,23 @@ def _worked_out(prepared: Prepared, method: Method, shared: Rehearsed) -> Method
     """Return what a method costs that was not rehearsed, by the passes of its steps, and the first method's costs."""
     recipe = prepared.recipe(method)
     sizes = prepared.look.inputs.task.sizes
-    share = _mean_share(prepared, method)
+    share = prepared.mean_share(method)
     written = prepared.lengths[method.name]
     trainings = []
     trials = 0
     for stage in recipe["stages"]:
-        verb, options = next(iter(stage.items()))
-        name = stage_name(stage)
-        if verb == "search":
-            trials = int((options or {}).get("trials", SEARCH_TRIALS))
-        if verb != "train" or name == TEACHER:
+        if "search" in stage:
+            trials = _trials(stage)
+        if not _is_training(stage, of_teacher=False):
             continue
-        batch = options.get("batch_size", BATCH_SIZE)
-        seconds = shared.work_ratio * step_passes(options, share) * batch * shared.forward
+        options = stage["train"]
+        seconds = shared.work_ratio * step_passes(options, share) * _batch_size(stage) * shared.forward
         networks = len(prepared.targets[method.name]) if options.get("models") is not None else 1
         trainings.append(_training(stage, [[seconds]] * networks, sizes["train"], shared.forward, written.method, []))
+    search_seconds = trials * sizes["select"] * share * shared.forward
+    probe_seconds = _probe_passes(recipe, sizes["train"]) * shared.forward
     of_first = shared.time.evaluations
-    evaluations = Evaluations(
-        select=of_first.select,
-        dev=of_first.dev,
-        search=trials * sizes["select"] * share * shared.forward,
-        trials=trials,
-        probes=_probe_passes(recipe, sizes["train"]) * shared.forward,
-    )
+    evaluations = Evaluations(of_first.select, of_first.dev, search_seconds, trials, probe_seconds)
     return MethodTime(method.name, shared.time.teacher, trainings, shared.time.fixed, evaluations)
 
 
@@ -477,8 +513,8 @@ def _training(
         factor: how many times as long as the method's packaged recipe says the stage is written.
         evaluations: of the stage in the rehearsal.
     """
-    options = next(iter(stage.values()))
-    batch = options.get("batch_size", BATCH_SIZE)
+    options = stage["train"]
+    batch = _batch_size(stage)
     # The mean and not the median: steps of large and small sub-networks take turns.
     step_seconds = float(np.mean([np.mean(times) for times in laps]))
     teachers = sum(asks_teacher(modifier) for modifier in options.get("modifiers") or ())

@@ -299,40 +299,46 @@ def _kind_of(
     frame: pd.DataFrame, place: str, label: Sequence[str], kind: str, separator: str | None
 ) -> tuple[Kind, str]:
     """Return what the labels are, and the reason if it was chosen here."""
-    if len(label) > 1:
-        if kind not in ("auto", "multi_label"):
-            raise UsageError(
-                f"--label: {len(label)} columns, one for each label. Expected one column for --task {kind}."
-            )
-        if separator is not None:
-            raise UsageError("--separator: stands between the labels of one column. Expected one column as --label.")
+    _refuse_unlike_options(label, kind, separator)
+    if kind == "multi_label" or len(label) > 1 or separator is not None:
         return "multi_label", ""  # the task reads each cell, and refuses what is no yes or no
     (column,) = label
     values = [value for value in frame[column] if not _is_missing(value)]
-    if kind == "multi_label" or separator is not None:
-        if kind not in ("auto", "multi_label"):
-            raise UsageError(f"--separator: stands between several labels. Expected none for --task {kind}.")
-        return "multi_label", ""
-    why_several = _why_several(values, column)
-    if why_several:
-        if kind == "regression" or (any(_is_list(value) for value in values) and kind != "auto"):
-            raise UsageError(f"{place}: {why_several}. Expected --task multi_label.")
-        if kind == "auto":
-            return "multi_label", why_several
     texts = [str(value).strip() for value in values]
+    why_several = _why_several(values, column)
     if kind == "classification":
+        if why_several and any(_is_list(value) for value in values):  # names with separators may be classes
+            raise UsageError(f"{place}: {why_several}. Expected --task multi_label.")
         return "classification", ""
     if kind == "regression":
-        odd = next((text for text in texts if not _is_number(text)), None)
-        if odd is not None:
-            raise UsageError(
-                f"{place}: label {odd!r} in {column!r} is no number. Expected numbers for --task regression."
-            )
+        if why_several:
+            raise UsageError(f"{place}: {why_several}. Expected --task multi_label.")
+        _refuse_other_than_numbers(texts, place, column)
         return "regression", ""
+    if why_several:
+        return "multi_label", why_several
     _refuse_nearly_scores(texts, place, column)
     if not all(_is_number(text) for text in texts):
         return "classification", ""
     return _kind_of_numbers(texts, column)
+
+
+def _refuse_unlike_options(label: Sequence[str], kind: str, separator: str | None) -> None:
+    """Refuse several columns, or a separator, for labels of which only one holds; and both together."""
+    may_be_several = kind in ("auto", "multi_label")
+    if len(label) > 1 and not may_be_several:
+        raise UsageError(f"--label: {len(label)} columns, one for each label. Expected one column for --task {kind}.")
+    if len(label) > 1 and separator is not None:
+        raise UsageError("--separator: stands between the labels of one column. Expected one column as --label.")
+    if separator is not None and not may_be_several:
+        raise UsageError(f"--separator: stands between several labels. Expected none for --task {kind}.")
+
+
+def _refuse_other_than_numbers(texts: Sequence[str], place: str, column: str) -> None:
+    """Refuse labels that are no numbers."""
+    odd = next((text for text in texts if not _is_number(text)), None)
+    if odd is not None:
+        raise UsageError(f"{place}: label {odd!r} in {column!r} is no number. Expected numbers for --task regression.")
 
 
 def _refuse_nearly_scores(texts: Sequence[str], place: str, label: str) -> None:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from nasframe.declarations import TEACHER
 from nasframe.errors import UsageError
 from nasframe.recipe.loading import load_recipe
@@ -166,25 +164,23 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many examples there are, and which numbers may be cut down.
+    """How many examples there are, and whether those to report on may be cut down.
 
     Args:
         train: to train on.
         select: for choices.
         dev: to report on.
-        cuts_select: whether fewer of the training data may be set aside for ``select``.
         cuts_dev: whether fewer of the data may be set aside for ``dev``.
     """
 
     train: int
     select: int
     dev: int
-    cuts_select: bool = True
     cuts_dev: bool = True
 
     def effort(self, share: float) -> Effort:
         """Return the effort that measures a share of everything, but never less than what makes sense."""
-        select = max(share, LEAST_SELECT / self.select) if self.select and self.cuts_select else 1.0
+        select = max(share, LEAST_SELECT / self.select) if self.select else 1.0
         dev = max(share, LEAST_DEV / self.dev) if self.dev and self.cuts_dev else 1.0
         return Effort(select=min(1.0, select), dev=min(1.0, dev), trials=share, probes=max(share, LEAST_PROBES))
 
@@ -316,9 +312,7 @@ def estimated_seconds(prepared: Prepared, path: Path) -> float:
     trains_teacher = True
     for method in prepared.methods:
         plan = resolve(load_recipe(path.parent / METHODS / f"{method.name}.yaml" if prepared.is_study else path))
-        shares = [target.share.percent / 100 for target in prepared.targets[method.name] if target.share is not None]
-        share = float(np.mean(shares)) if shares else 1.0
-        for row in dry_run.describe_stages(inputs, forward, share, plan):
+        for row in dry_run.describe_stages(inputs, forward, prepared.mean_share(method), plan):
             if row["name"] != TEACHER or trains_teacher:  # the methods share it
                 seconds += len(prepared.request.seeds) * row["seconds"]
         trains_teacher = False

@@ -142,6 +142,14 @@ class Choice:
         candidates = self.candidates
         return candidates[1] if len(candidates) > 1 else None
 
+    def chosen_on(self, split: str) -> str:
+        """Name the split whose scores decided; empty if there was nothing to decide.
+
+        Args:
+            split: the reported split.
+        """
+        return {"select": "select", "split": split, "only": ""}[self.basis]
+
 
 def choose(arms: Sequence[Arm], form: MetricFormat) -> Choice:
     """Rank the arms of one budget.
@@ -324,9 +332,9 @@ def _reason(choice: Choice, wording: Wording) -> str:
     if choice.basis == "only":
         return f": only {arm} is within the budget." if fewer and not choice.arm.over_budget else "."
     best = "best" if wording.form.higher_is_better else "best (lowest)"
-    split = "select" if choice.basis == "select" else wording.split
+    name = titled(wording.metric, wording.form)
     among = f" of the {wording.noun}s within the budget" if fewer else ""
-    return f": {arm} has the {best} {titled(wording.metric, wording.form)} on {split}{among}."
+    return f": {arm} has the {best} {name} on {choice.chosen_on(wording.split)}{among}."
 
 
 def _score(arm: Arm, wording: Wording) -> str:

@@ -20,7 +20,7 @@ from nasframe.measures import objective_in, sign_of
 from nasframe.records import CostFormat, plus
 from nasframe.report.example_stats import are_whole, metric_difference
 from nasframe.report.format import PLAIN_COST
-from nasframe.report.predictions import PROBABILITY, hold_sets, set_column
+from nasframe.report.predictions import PROBABILITY, equal_examples, hold_sets, set_column
 from nasframe.report.read import AXES
 from nasframe.search.pareto import hypervolume
 from nasframe_studies import stats
@@ -451,7 +451,7 @@ def _pair(arm: pd.DataFrame, reference: pd.DataFrame, metric: str, positive: int
     # Real-valued predictions are never exactly right, so McNemar's test has nothing to count.
     of_classes = are_whole(labels) and are_whole(first) and are_whole(second)
     if of_classes:
-        test = stats.mcnemar(_are_right(first, labels), _are_right(second, labels))
+        test = stats.mcnemar(equal_examples(first, labels), equal_examples(second, labels))
         scores = replace(scores, only_arm=test.only_first, only_reference=test.only_second, p=test.p)
     gap = metric_difference(labels, first, second, metric, positive)
     if gap is None:
@@ -468,12 +468,6 @@ def _sides(own: pd.DataFrame, other: pd.DataFrame) -> tuple[np.ndarray, np.ndarr
     outputs = sum(name.startswith(PROBABILITY) for name in own.columns)
     labels, first, second = (set_column(column.tolist(), outputs) for column in columns)
     return labels, first, second
-
-
-def _are_right(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Tell which predictions are right; one of several labels if all of them are."""
-    equal: np.ndarray = predictions == labels
-    return np.all(equal, axis=1) if equal.ndim == 2 else equal
 
 
 # ---- what the arms cost

@@ -140,17 +140,10 @@ def _shipped(comparison: Comparison, table: PairTable, choice: Choice, lead: Lea
         run=network.run,
         model=network.model,
         text=sentence(choice, lead, wording),
-        chosen_on=_chosen_on(comparison, choice),
+        chosen_on=choice.chosen_on(comparison.split),
         runner_up=None if lead is None else lead.over,
         p_holm=None if lead is None else lead.p,
     )
-
-
-def _chosen_on(comparison: Comparison, choice: Choice) -> str:
-    """Name the split whose scores decided; empty if there was nothing to decide."""
-    if choice.basis == "only":
-        return ""
-    return "select" if choice.basis == "select" else comparison.split
 
 
 def lines(shipped: Sequence[Shipped]) -> list[str]:

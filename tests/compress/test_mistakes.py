@@ -33,6 +33,12 @@ def test_a_misspelt_suffix_is_recognised(user, capsys, monkeypatch):
     assert "no such data set. Did you mean 'mails.csv'?" in capsys.readouterr().err
 
 
+def test_a_task_of_glue_is_refused_for_a_data_set_of_the_hub(user, capsys, monkeypatch):
+    monkeypatch.setattr("nasframe_compress.data._first_rows", lambda source: pytest.fail("was loaded"))
+    assert init("tuned", "stanfordnlp/sst2", "--task", "sst2") == 2
+    assert "--task sst2: is for a folder of GLUE's files. Expected no data set" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("methods", "budget", "code", "problem"),
     [
@@ -100,3 +106,11 @@ def test_scores_with_a_few_other_values_do_not_become_classes(odd):
     with pytest.raises(UsageError, match=rf"'score' holds scores, but 1 of 40 values, as '{odd}', are no numbers"):
         choose_columns(frame, "scores.csv", (), (), "auto")
     assert choose_columns(frame, "scores.csv", (), (), "classification").kind == "classification"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"), [(["--minutes", "30"], "--minutes: "), (["tuned", "--seeds", "0"], "MODEL, --seeds: ")]
+)
+def test_what_has_no_effect_on_a_resumed_compression_is_refused(user, capsys, arguments, named):
+    assert main(["compress", *arguments, "--resume", "out", "--no-progress"]) == 2
+    assert f"nasframe: {named}--resume goes on with a compression as it is" in capsys.readouterr().err

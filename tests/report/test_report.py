@@ -7,13 +7,14 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from html_page import Page
 from nasframe.errors import UsageError
 from nasframe.report import page as report
-from nasframe.report.read import CURVE_POINTS, _curves, _totals, _untrained, read_run
+from nasframe.report.read import CURVE_POINTS, _curves, _full, _totals, _untrained, read_run
 from run_directory import BUDGETS, make_run
 
 
@@ -233,3 +234,10 @@ def test_every_field_is_documented(made):
             field for row in re.findall(r"^\| (`.*?) \|", part, re.MULTILINE) for field in re.findall(r"`(\w+)`", row)
         ]
         assert sorted(fields) == sorted(record)
+
+
+def test_models_without_layers_have_no_depth():
+    graph = SimpleNamespace(blueprint={}, role="teacher", arch={"layers": [{"op": "conv"}]})
+    assert _full([graph]).layers == 0
+    pruned = SimpleNamespace(blueprint={}, role="model", arch={"layers": [0, 3]})
+    assert _full([graph, pruned]).layers == 4

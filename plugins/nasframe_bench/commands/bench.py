@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nasframe.terminal import tell
+
 if TYPE_CHECKING:
     from nasframe_bench.records import Result
 
@@ -98,7 +100,7 @@ def _uses(names: list[str], against: str, domain: Any) -> dict[str, dict[str, An
         others = available.names
         if available.left_out:
             left_out = ", ".join(available.left_out)
-            print(f"nasframe: left out: {left_out}. They need knobs, which this table does not have.", file=sys.stderr)
+            tell(f"nasframe: left out: {left_out}. They need knobs, which this table does not have.")
     elif against == "none":
         others = []
     else:

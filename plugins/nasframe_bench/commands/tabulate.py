@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from nasframe.terminal import tell
 
 
 def tabulate(
@@ -49,4 +50,4 @@ def tabulate(
     line = f"{out}: {len(table.rows)} architectures"
     if len(table.rows) < archs:
         line += f", all that were found (not {archs})" if table.listed else f", all that the space has (not {archs})"
-    print(line, file=sys.stderr)
+    tell(line)

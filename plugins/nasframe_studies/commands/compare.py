@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nasframe.terminal import tell
+
 if TYPE_CHECKING:
     from nasframe_studies.records import Comparison
 
@@ -79,7 +81,7 @@ def compare(
         report = study_report.write(out, frame, settings)
     show(report, forms[0] if forms else "")
     if out is not None:
-        print(f"report  {out / 'study.html'}", file=sys.stderr)
+        tell(f"report  {out / 'study.html'}")
     if not forms:
         say_export(report)
 
@@ -109,14 +111,14 @@ def say_export(report: Comparison, study: Path | None = None) -> None:
     if not report.shipped:
         return
     if study is not None:
-        print(f"export  nasframe export {in_shell(study)}", file=sys.stderr)
+        tell(f"export  nasframe export {in_shell(study)}")
         return
     models: dict[str, list[str]] = {}
     for entry in report.shipped:
         models.setdefault(entry.run, []).append(entry.model)
     for run, names in models.items():
         words = [in_shell(word) for word in (run, *dict.fromkeys(names))]
-        print(f"export  nasframe export {' '.join(words)}", file=sys.stderr)
+        tell(f"export  nasframe export {' '.join(words)}")
 
 
 def show(report: Comparison, form: str = "", with_notices: bool = True) -> None:
