@@ -1,8 +1,8 @@
 """Racing over examples: are the winners those of measuring everything, and how many examples does it take?
 
 Trains one teacher and one super-network for each task and seed, and then searches them several times with the same
-sampler and seed: ``metric`` on all of ``select``; ``racing`` with the paired and with the exact bound; and a fixed subset
-with finalists. All stages before the search come from a cache, so that they are trained once.
+sampler and seed: ``metric`` on all of ``select``; ``racing`` with the paired and with the exact bound; and a fixed
+subset with finalists. All stages before the search come from a cache, so that they are trained once.
 
     python benchmarks/racing.py --cola path/to/CoLA --seeds 0 1 2 3 4 --out runs/racing
 
