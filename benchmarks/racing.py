@@ -95,7 +95,7 @@ def measured(task: str, seed: int, way: str, cola: Path | None, trials: int, out
         metric = store.get("data")["primary"]
         names = list(result["winners"])
         scores = {
-            split: {n: store.model(n)["metrics"][f"{split} {metric}"] for n in names} for split in ("select", "dev")
+            split: {n: store.model(n)["metrics"][split][metric] for n in names} for split in ("select", "dev")
         }
     finally:
         store.close()
