@@ -262,7 +262,7 @@ def test_where_a_model_answers_the_best_is_the_best_found(file, tmp_path, monkey
 
 def test_who_refuses_when_asked_is_refused_before_any_play(file, tmp_path):
     uses = {text: sampler_use(text) for text in ("random", "every,limit=80")}  # the table has 81 rows
-    with pytest.raises(UsageError, match="every,limit=80: .*more than 80 architectures") as caught:
+    with pytest.raises(UsageError, match=r"every,limit=80: .*more than 80 architectures") as caught:
         play_all(contest(file), uses, range(2), folder=tmp_path)
     assert "random" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
