@@ -422,8 +422,8 @@ def _set_sources(
 
 def _refuse_no_label(rows: Sequence[Row], sets: Sequence[Sequence[str]], column: str) -> None:
     """Refuse −1 in lists of class indices."""
-    names = []
-    places = []
+    names: list[str] = []
+    places: list[str] = []
     for row, its_labels in zip(rows, sets, strict=True):
         names += its_labels
         places += [row.place] * len(its_labels)
