@@ -312,6 +312,20 @@ def test_training_brings_blocks_nearer_to_the_teacher(tmp_path):
         assert np.mean(list(after[part].values())) < 0.9 * np.mean(list(before[part].values()))
 
 
+@pytest.mark.parametrize("parts", [None, ["block.1"]])
+def test_the_teacher_runs_once_a_step_for_all_blocks(tmp_path, parts):
+    from nasframe_nas_bert.trainer import _Fit
+
+    this_job = job(tmp_path, steps=5)
+    calls = []
+    with torch.random.fork_rng():
+        fit = _Fit(Blockwise(bins=0, batches=1, notify=lambda place, text: None), this_job, torch.device("cpu"))
+        fit.own = parts or fit.own
+        fit.teacher.register_forward_hook(lambda *_: calls.append(fit.step))
+        fit.run()
+    assert calls == [0, 1, 2, 3, 4]
+
+
 def test_the_loss_is_that_of_the_formula(tmp_path):
     """(N2) computed from hidden states of the teacher, for one candidate."""
     from nasframe_nas_bert.trainer import _Fit
