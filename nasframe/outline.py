@@ -14,9 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.nn.additive import Additive, LayerCost
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Axes = tuple[str, ...]
 """The lengths of a tensor's dimensions, by name: ``width``, ``heads`` (all heads' columns), ``ffn`` …"""
@@ -321,3 +324,16 @@ def sizes_suffice(factory: Any) -> bool:
     A subclass does not inherit the declaration, since it may read more of the network than its base class.
     """
     return getattr(factory, "__dict__", {}).get("sizes_suffice") is True
+
+
+def longest_input(net: nn.Module | Outline) -> int | None:
+    """Return how many tokens a network can read; ``None`` if there is no limit.
+
+    Args:
+        net: the network, with or without values, or its outline.
+    """
+    if isinstance(net, Outline):
+        return net.longest
+    from nasframe.nn.positions import usable_positions
+
+    return usable_positions(net)

@@ -6,8 +6,8 @@ for each message, because programs read it.
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import sys
 import textwrap
 
@@ -18,6 +18,10 @@ It is never broken, so that it can be copied.
 """
 
 
+USUAL_WIDTH = 80
+"""Columns of a terminal that does not say how many it has."""
+
+
 def tell(text: object) -> None:
     """Print a message to the error stream.
 
@@ -26,8 +30,19 @@ def tell(text: object) -> None:
     """
     shown = str(text)
     if sys.stderr.isatty():
-        shown = wrapped(shown, shutil.get_terminal_size().columns)
+        shown = wrapped(shown, _columns())
     print(shown, file=sys.stderr, flush=True)
+
+
+def _columns() -> int:
+    """Return the width of the terminal behind the error stream; standard output may be a pipe."""
+    written = os.environ.get("COLUMNS", "")
+    if written.isdigit() and int(written) > 0:
+        return int(written)
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or USUAL_WIDTH
+    except (OSError, ValueError):  # a stream that only says that it is a terminal
+        return USUAL_WIDTH
 
 
 def wrapped(text: str, width: int) -> str:

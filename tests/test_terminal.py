@@ -50,3 +50,18 @@ def test_only_terminals_get_broken_lines(is_terminal, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     tell(LONG)
     assert ("\n" in screen.getvalue().rstrip("\n")) is is_terminal
+
+
+def test_the_width_is_that_of_the_error_stream(monkeypatch):
+    """Standard output may be a pipe, which has none."""
+    screen = Screen(True)
+    screen.fileno = lambda: 2
+    monkeypatch.setattr(terminal.sys, "stderr", screen)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    widths = {2: terminal.os.terminal_size((200, 9))}
+    monkeypatch.setattr(terminal.os, "get_terminal_size", lambda stream: widths[stream])
+    tell("word " * 39)
+    assert screen.getvalue().count("\n") == 1
+    widths[2] = terminal.os.terminal_size((30, 9))
+    tell(LONG)
+    assert screen.getvalue().count("\n") > 2

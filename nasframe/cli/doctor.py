@@ -12,6 +12,7 @@ import typer
 
 from nasframe.cli.files import require_recipe
 from nasframe.cli.left_out import why_unread
+from nasframe.terminal import tell
 
 if TYPE_CHECKING:
     from nasframe.plan import Plan
@@ -48,7 +49,7 @@ def doctor(
     else:
         _print_facts(facts)
         for problem in problems:
-            print(problem, file=sys.stderr)
+            tell(problem)
         if recipe is not None:
             state = "cannot run" if problems else "nothing is missing"
             print(f"{'recipe':10} {state}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from nasframe.terminal import tell
 
 if TYPE_CHECKING:
     from nasframe.registry import Registered
@@ -40,7 +41,7 @@ def plugins(
         return
     _print_plugins()
     for failure in failures:
-        print(f"failed: {failure.plugin} of {failure.source}: {failure.cause}", file=sys.stderr)
+        tell(f"failed: {failure.plugin} of {failure.source}: {failure.cause}")
 
 
 def _all_entries() -> list[Registered]:

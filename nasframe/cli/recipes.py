@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from nasframe.terminal import tell
 
 app = typer.Typer(help="List the packaged recipes, or copy one.", invoke_without_command=True)
 
@@ -102,7 +103,7 @@ def copy(
     command = _command(name)
     if command != "run":
         copied = os.path.relpath(next(iter(targets.values())))
-        print(f"Run it with: nasframe {command} {copied}", file=sys.stderr)
+        tell(f"Run it with: nasframe {command} {copied}")
 
 
 def _targets(name: str, destination: Path) -> dict[Path, Path]:

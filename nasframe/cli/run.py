@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from nasframe.terminal import tell
 
 if TYPE_CHECKING:
     from nasframe.plan import Plan
@@ -102,7 +103,8 @@ def _start(begin: Callable[[ModuleType], Run], as_json: bool) -> None:
     try:
         finished = begin(runner)
     except KeyboardInterrupt as error:
-        print("nasframe: interrupted.", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        notes = getattr(error, "__notes__", ())
+        tell("\n".join(["nasframe: interrupted.", *notes]))
         raise typer.Exit(130) from None
     if leader():
         show(finished.directory, as_json)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
 import uuid
 import warnings
@@ -25,6 +24,7 @@ from nasframe.digests import file_digest
 from nasframe.running.cache_keys import differences, digest
 from nasframe.running.prepared import Prepared
 from nasframe.storage import writing
+from nasframe.terminal import tell
 
 FORMAT = 1
 VARIABLE = "NASFRAME_CACHE"
@@ -189,7 +189,7 @@ class Cache:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                print(news, file=sys.stderr, flush=True)
+                tell(news)
                 lock.acquire()
         try:
             yield

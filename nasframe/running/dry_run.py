@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -227,20 +226,21 @@ def forward_seconds(inputs: RunInputs) -> float:
 
 def _step_seconds(work: Work, whole: _Whole, first_batch: Batch) -> float:
     """Return the median time of a training step on a batch: the first step also allocates memory."""
+    from nasframe.nn.timing import seconds_of
     from nasframe.training.optim import autocast
 
     forward: Forward = whole.net
     if whole.arch is not None and work.space is not None:
         forward = work.space.view(whole.net, whole.arch)
     batch = first_batch.to(device())
-    seconds = []
-    for _ in range(TIMED_STEPS):
-        began = time.perf_counter()
+
+    def step() -> None:
         with autocast("auto", device()):
             outputs = forward(**batch.inputs)
             loss = work.task.loss(outputs, batch)
         loss.backward()
-        seconds.append(time.perf_counter() - began)
+
+    seconds = [seconds_of(step, device()) for _ in range(TIMED_STEPS)]
     whole.net.zero_grad()
     return sorted(seconds)[(TIMED_STEPS - 1) // 2]
 

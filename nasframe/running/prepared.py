@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ import numpy as np
 
 from nasframe.digests import fresh_digest
 from nasframe.reads import unrecorded
+from nasframe.terminal import tell
 
 FORMAT = 1
 ENTRY = "entry.json"
@@ -114,7 +114,7 @@ class Prepared:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                print(f"nasframe: waiting for another process that makes {noun}", file=sys.stderr, flush=True)
+                tell(f"nasframe: waiting for another process that makes {noun}")
                 lock.acquire()
             try:
                 kept = self.read(key)  # another process may have made them meanwhile

@@ -40,6 +40,7 @@ from nasframe.stages.session import Session, StageSession
 from nasframe.stages.verbs import perform
 from nasframe.storage import refuse_unwritable, writing
 from nasframe.store import RunStore, refuse_existing
+from nasframe.terminal import tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -508,4 +509,4 @@ class StageRunner:
 def show_data(summary: dict[str, Any] | None) -> None:
     """Print the table of the data to the error stream, whether bars are shown or not."""
     if summary is not None:
-        print(data_text(summary), file=sys.stderr)
+        tell(data_text(summary))

@@ -10,6 +10,8 @@ from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import number
 
 POSITIVE_NAMES = ("1", "true", "yes", "positive")
+NO_LABEL = "-1"
+"""What data sets of class indices write for a row without a label."""
 MANY = 10
 """With more classes than this, fractional numbers look like scores."""
 
@@ -78,6 +80,35 @@ def seem_scores(counts: Mapping[str, int]) -> str:
     if is_fractional and len(counts) > MANY:
         return f"its labels are {len(counts)} numbers, not all of them whole"
     return ""
+
+
+def refuse_no_label(names: Sequence[str], places: Sequence[str], column: str) -> None:
+    """Refuse −1 among class indices, which means that a row has no label.
+
+    Without the indices from 0 on, −1 is a class like others, as in −1 and 1.
+
+    Args:
+        names: the classes of the training data, label by label.
+        places: file and row of each.
+        column: where the labels stand.
+
+    Raises:
+        UsageError: with the first such row.
+
+    >>> refuse_no_label(["-1", "1"], ["a.csv:2", "a.csv:3"], "label")
+    >>> refuse_no_label(["0", "-1", "1"], ["a.csv:2", "a.csv:3", "a.csv:4"], "label")
+    Traceback (most recent call last):
+    nasframe.errors.UsageError: a.csv:3: label -1 in 'label', beside the class indices 0 to 1, means ...
+    """
+    others = set(names) - {NO_LABEL}
+    indices = {str(index) for index in range(len(others))}
+    if NO_LABEL not in names or len(others) < 2 or others != indices:
+        return
+    place = places[list(names).index(NO_LABEL)]
+    raise UsageError(
+        f"{place}: label -1 in {column!r}, beside the class indices 0 to {len(others) - 1}, means that the row has no "
+        "label. Expected rows with labels; if -1 is a class, names in place of numbers."
+    )
 
 
 def positive_class(counts: Mapping[str, int], classes: Sequence[str]) -> str:

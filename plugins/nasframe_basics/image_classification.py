@@ -20,7 +20,7 @@ from nasframe.heads import Head
 from nasframe.measures import measures
 from nasframe.notices import Notify, say
 from nasframe.records import Batch, Count, DataSource, DataSummary, Portion, Positive, Share, Size
-from nasframe_basics.classes import ordered, same_looking
+from nasframe_basics.classes import ordered, refuse_no_label, same_looking
 from nasframe_basics.images import (
     ARRAYS,
     Channels,
@@ -198,6 +198,7 @@ def image_classification(
         raise UsageError(f"image_classification: {'.'.join(place)}: {text}")
     shape = wanted_shape(image_size, channels, config)
     tables = _tables(train, dev, sklearn, shape, base)
+    refuse_no_label(tables[0].labels, tables[0].places, "labels")
     counts = Counter(tables[0].labels)
     if len(counts) < 2:
         raise UsageError(f"{tables[0].name}: all images are of class {tables[0].labels[0]!r}. Expected two or more.")

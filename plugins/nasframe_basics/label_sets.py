@@ -36,6 +36,11 @@ def labels_of(row: Row, column: str, separator: str | None) -> list[str]:
     ['sad', '3']
     """
     parts = _parts(row, column, separator)
+    if None in parts:
+        raise UsageError(
+            f"{row.place}: a label in the list in {column!r} is missing; of class indices, -1 means that. Expected "
+            "only labels that hold."
+        )
     names = [class_name(Row(row.place, {column: part}), column) for part in parts]
     return list(dict.fromkeys(names))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -11,7 +10,7 @@ from annotated_types import Ge, Le
 
 from nasframe.errors import UsageError
 from nasframe.notices import Notify, say
-from nasframe.outline import Outline
+from nasframe.outline import Outline, longest_input
 from nasframe.records import Arch, Natural, Size, arch_id, sequence_length
 from nasframe.weights import refusal
 
@@ -114,7 +113,7 @@ class Latency:
 
         ``None`` is the length of the run's own batches, of a network that does not say what it can read.
         """
-        longest = _longest(net)
+        longest = longest_input(net)
         if longest is None:
             return self.length
         length = LENGTH if self.length is None else self.length
@@ -129,29 +128,22 @@ class Latency:
     def _time(self, net: nn.Module) -> Measurement:
         import torch
 
+        from nasframe.nn.timing import timings
+
         inputs = self._inputs(net)
-        threads_before = torch.get_num_threads()
-        threads = self.threads or threads_before
-        was_training = net.training
-        torch.set_num_threads(threads)  # of the whole process, so it is set back
-        net.eval()
-        try:
-            seconds = self._seconds(net, inputs)
-        finally:
-            torch.set_num_threads(threads_before)
-            net.train(was_training)
-        # The median and the quartiles, since other programs delay single passes by any amount.
-        shares = torch.tensor([0.25, 0.5, 0.75])
-        quartiles = torch.tensor(seconds).quantile(shares)
-        low, median, high = [1000 * quartile for quartile in quartiles.tolist()]
+        device = next(net.parameters()).device
+        own_inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        threads = self.threads or torch.get_num_threads()
+        calls = {"": lambda: net(**own_inputs)}
+        timing = timings(calls, [net], device, self.repeats, self.warmup, threads)[""]
         how = {
             "repeats": self.repeats,
             "batch": self.batch,
             "length": sequence_length(inputs),
             "threads": threads,
-            "device": str(next(net.parameters()).device),
+            "device": str(device),
         }
-        return {"median": median, "spread": high - low, "how": how}
+        return {"median": timing.median, "spread": timing.spread, "how": how}
 
     def _inputs(self, net: nn.Module) -> Mapping[str, torch.Tensor]:
         """Return the inputs to measure on: those of the run, or outside of a run invented tokens.
@@ -174,36 +166,3 @@ class Latency:
         if self.length is None and sequence_length(inputs) is None:
             length = None
         return resized(inputs, self.batch, length)
-
-    def _seconds(self, net: nn.Module, inputs: Mapping[str, torch.Tensor]) -> list[float]:
-        """Time forward passes."""
-        import torch
-
-        device = next(net.parameters()).device
-        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-        seconds = []
-        with torch.inference_mode():
-            for _ in range(self.warmup + self.repeats):
-                _wait_for(device)
-                began = time.perf_counter()
-                net(**inputs)
-                _wait_for(device)
-                seconds.append(time.perf_counter() - began)
-        return seconds[self.warmup :]  # the first passes also allocate memory
-
-
-def _wait_for(device: torch.device) -> None:
-    """Wait for a GPU, which runs behind the program."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _longest(net: nn.Module | Outline) -> int | None:
-    """Return how many tokens a network can read; ``None`` if there is no limit."""
-    if isinstance(net, Outline):
-        return net.longest
-    from nasframe.nn.positions import usable_positions
-
-    return usable_positions(net)

@@ -9,11 +9,8 @@ arXiv 1907.11692); those of ``select`` and ``dev`` are fixed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +31,23 @@ from nasframe.records import (
     Portion,
     ShareText,
     Size,
-    SplitSummary,
 )
 from nasframe.seeds import generator
 from nasframe.units import share
-from nasframe.weights import refusal
-from nasframe_basics.documents import (
-    Documents,
-    Files,
-    Package,
-    Sources,
-    missing_files,
-    perplexity,
-    read_splits,
-    source_faults,
-    tokenised,
-)
+from nasframe_basics.documents import Documents, Files, Package, Sources, missing_files, read_splits, source_faults
 from nasframe_basics.epochs import EpochBatches, cut
 from nasframe_basics.splits import Split
+from nasframe_basics.token_blocks import (
+    DEFAULT_LENGTH,
+    EVALUATION_BATCH,
+    METRICS,
+    Blocks,
+    TokenBlocks,
+    evaluation_of,
+    refuse_length,
+    token_loss,
+)
 
-DEFAULT_LENGTH = 128
-EVALUATION_BATCH = 16
-"""Blocks that are evaluated at once; the logits of one block are as many numbers as tokens times vocabulary."""
 ENDS = 2
 """Tokens of a block that the task adds: the one for its beginning, and the separator at its end."""
 FEWEST = ENDS + 2
@@ -64,12 +56,6 @@ MASKED = 0.8
 """Share of the chosen tokens that become the mask token."""
 RANDOM = 0.1
 """Share of the chosen tokens that become a random token; the rest stay as they are."""
-METRICS: Mapping[str, MetricFormat] = {
-    "perplexity": MetricFormat(higher_is_better=False),
-    # Tokens of one text depend on each other, so the error of a share of independent examples would be too small.
-    "accuracy": MetricFormat(percent=True, standard_error="unknown"),
-    "loss": MetricFormat(higher_is_better=False),
-}
 
 
 @dataclass(frozen=True)
@@ -89,21 +75,6 @@ class Vocabulary:
     mask: int
     special: np.ndarray
     size: int
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """The tokens of a split, in blocks.
-
-    Args:
-        tokens: ``(blocks, length)`` of int32.
-        count: tokens of the texts in all, the separators between them included.
-        left_out: tokens that are in no block: those at the end, and those of blocks with too few to mask.
-    """
-
-    tokens: np.ndarray
-    count: int
-    left_out: int
 
 
 class MaskedLMTask:
@@ -144,64 +115,43 @@ class MaskedLMTask:
         sources: Sequence[DataSource] = (),
         notify: Notify = say,
     ) -> None:
-        for name, split in splits.items():
-            if not len(split):
-                raise UsageError(f"split {name!r} is empty. Expected at least one text.")
         if tokenizer is not None:
-            refuse_block(length, tokenizer)
+            refuse_length(length, tokenizer, FEWEST)
             self._vocabulary = vocabulary_of(tokenizer)
+        remark = f"Blocks have {length} tokens. Tokens at the end, and stretches of very short texts, fill none"
+        self._blocks = TokenBlocks(splits, length, self._cut, remark, tokenizer, train_limit, sources, notify)
         self.length = length
         self.chosen = max(1, round(probability * (length - ENDS)))
         self.seed = seed
-        self.fingerprint = _fingerprint(splits, [length, probability, train_limit])
-        self._splits = splits
-        self._tokenizer = tokenizer
-        self._limit = train_limit
-        self._sources = sources
-        self._blocks: dict[str, Blocks] = {}
-        self._notify = notify
+        self.fingerprint = self._blocks.fingerprint([length, probability, train_limit])
+
+    def _cut(self, tokens: np.ndarray, limit: int | None) -> Blocks:
+        blocks = cut_blocks(tokens, self.length, self._vocabulary, self.chosen, limit)
+        if not len(blocks) and blocks.tokens >= self.length:
+            raise UsageError(
+                f"in each block of {self.length} of its {blocks.tokens} tokens, fewer than {self.chosen} can be "
+                "masked; the others are special ones. Expected a tokenizer that knows the words of these texts."
+            )
+        if not len(blocks):
+            raise UsageError(
+                f"its texts have {blocks.tokens} tokens, which is less than one block of {self.length}, {ENDS} of "
+                "them at its ends. Expected more text, or a smaller length."
+            )
+        return blocks
 
     def training_texts(self) -> Iterator[str]:
         """Yield the training texts, from which a model may make a tokenizer."""
-        for (text,) in self._splits["train"].texts:
-            yield text
+        return self._blocks.training_texts()
 
-    @cached_property
+    @property
     def sizes(self) -> dict[str, int]:
         """Split → number of blocks."""
-        left_out = {name: self.blocks(name).left_out for name in self._splits}
-        if any(left_out.values()):
-            parts = [f"{count:,} of {name}" for name, count in left_out.items()]
-            text = f"Blocks have {self.length} tokens. Tokens at the end, and stretches of very short texts, fill none:"
-            self._notify("task.length", f"{text} {', '.join(parts)}.")
-        return {name: len(self.blocks(name).tokens) for name in self._splits}
+        return self._blocks.sizes
 
-    @cached_property
+    @property
     def summary(self) -> DataSummary:
         """The data in numbers: documents, copies, tokens and blocks, split by split."""
-        train_texts = set(self._splits["train"].texts)
-        summaries = []
-        for name, split in self._splits.items():
-            blocks = self.blocks(name)
-            in_train = None if name == "train" else sum(text in train_texts for text in split.texts)
-            summaries.append(
-                SplitSummary(
-                    name=name,
-                    rows=len(split),
-                    texts=len(set(split.texts)),
-                    near=0,
-                    in_train=in_train,
-                    near_train=None,
-                    conflicting=0,
-                    classes=None,
-                    blocks=len(blocks.tokens),
-                    tokens=blocks.count,
-                )
-            )
-        rows_read = sum(source.rows for source in self._sources)
-        rows_used = sum(len(split) for split in self._splits.values())
-        unused = max(rows_read - rows_used, 0)
-        return DataSummary(tuple(self._sources), tuple(summaries), None, unused, self.length, noun="document")
+        return self._blocks.summary
 
     def blocks(self, split: str) -> Blocks:
         """Return a split's blocks, nothing masked; it is tokenised the first time.
@@ -209,29 +159,7 @@ class MaskedLMTask:
         Raises:
             UsageError: there is no such split or no tokenizer, or the texts are shorter than a block.
         """
-        if split not in self._splits:
-            raise UsageError(f"split: there is no {split!r}. Expected one of {', '.join(self._splits)}.")
-        if split not in self._blocks:
-            if self._tokenizer is None:
-                raise UsageError(
-                    "task: no tokenizer was given. Expected tokenizer=…, as a model's .tokenizer() returns."
-                )
-            tokens = tokenised(self._tokenizer, [text for (text,) in self._splits[split].texts])
-            limit = self._limit if split == "train" else None
-            blocks = cut_blocks(tokens, self.length, self._vocabulary, self.chosen, limit)
-            if not len(blocks.tokens) and blocks.count >= self.length:
-                raise UsageError(
-                    f"split {split!r}: in each block of {self.length} of its {blocks.count} tokens, fewer than "
-                    f"{self.chosen} can be masked; the others are special ones. Expected a tokenizer that knows the "
-                    "words of these texts."
-                )
-            if not len(blocks.tokens):
-                raise UsageError(
-                    f"split {split!r}: its texts have {blocks.count} tokens, which is less than one block of "
-                    f"{self.length}, {ENDS} of them at its ends. Expected more text, or a smaller length."
-                )
-            self._blocks[split] = blocks
-        return self._blocks[split]
+        return self._blocks.of(split)
 
     def batch(self, split: str, index: np.ndarray, stream: Sequence[str | int]) -> Batch:
         """Gather blocks, masked.
@@ -248,7 +176,7 @@ class MaskedLMTask:
         """
         import torch
 
-        tokens = self.blocks(split).tokens[index].astype(np.int64)
+        tokens = self.blocks(split).inputs[index].astype(np.int64)
         inputs = tokens.copy()
         labels = np.full_like(tokens, IGNORED)
         seed, *names = stream
@@ -272,10 +200,7 @@ class MaskedLMTask:
 
     def loss(self, outputs: Any, batch: Batch) -> Any:
         """Return the mean cross-entropy of the chosen tokens, in nats; each block has as many of them."""
-        from torch.nn import functional
-
-        logits = outputs.logits.float()  # a network in mixed precision returns them in 16 bits
-        return functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
+        return token_loss(outputs, batch)
 
     def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
         """Measure a network on a split, or on a fixed subset of ``examples`` blocks of it.
@@ -292,7 +217,7 @@ class MaskedLMTask:
         import torch
         from torch.nn import functional
 
-        ids = self._ids(split, examples)
+        ids = self._blocks.subset(split, examples, self.seed)
         losses: list[float] = []
         correct: list[float] = []
         tokens = 0
@@ -308,19 +233,7 @@ class MaskedLMTask:
                 losses += of_tokens.view(len(batch), -1).mean(1).tolist()
                 correct += hits.view(len(batch), -1).mean(1).tolist()
                 tokens += batch.tokens
-        loss = float(np.mean(losses))
-        metrics = {"perplexity": perplexity(loss), "accuracy": float(np.mean(correct)), "loss": loss}
-        columns: dict[str, Sequence[Any]] = {"id": ids.tolist(), "loss": losses, "accuracy": correct}
-        return Evaluation(metrics, columns, len(ids), tokens)
-
-    def _ids(self, split: str, examples: int | None) -> np.ndarray:
-        """Return the positions of the blocks to measure, ascending."""
-        size = len(self.blocks(split).tokens)
-        if examples is None or examples >= size:
-            return np.arange(size)
-        # One order for all sizes: a larger subset holds the smaller ones.
-        order = generator(self.seed, "examples", split).permutation(size)
-        return np.sort(order[:examples])
+        return evaluation_of(ids, losses, correct, tokens)
 
 
 @measures(lambda options, space: METRICS)
@@ -384,7 +297,7 @@ def _faults(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]
 
 def _validate(options: Mapping[str, Any], tokenizer: Any) -> None:
     """Refuse a block in the recipe that the network cannot read, and a tokenizer that cannot mask."""
-    refuse_block(options.get("length", DEFAULT_LENGTH), tokenizer)
+    refuse_length(options.get("length", DEFAULT_LENGTH), tokenizer, FEWEST)
     if hasattr(tokenizer, "mask_token_id"):  # what stands for a tokenizer before a run need not know it
         vocabulary_of(tokenizer)
 
@@ -393,23 +306,6 @@ masked_lm.faults = _faults  # type: ignore[attr-defined]
 masked_lm.validate = _validate  # type: ignore[attr-defined]
 masked_lm.on_files = missing_files  # type: ignore[attr-defined]
 masked_lm.auto_class = "AutoModelForMaskedLM"  # type: ignore[attr-defined]
-
-
-def refuse_block(length: int, tokenizer: Any) -> None:
-    """Refuse a length of blocks that the network cannot read.
-
-    Args:
-        length: tokens of a block.
-        tokenizer: its ``model_max_length`` is the number of tokens that the network can read.
-
-    Raises:
-        RecipeError: with the option ``length``.
-    """
-    longest = int(tokenizer.model_max_length)
-    if length < FEWEST:
-        raise refusal("length", [f"{length} is too few tokens for a block. Expected at least {FEWEST}."])
-    if length > longest:
-        raise refusal("length", [f"{length} is more than the network can read. Expected at most {longest}."])
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
@@ -449,7 +345,7 @@ def cut_blocks(
 
     >>> vocabulary = Vocabulary(1, 2, 3, np.array([1, 2, 3]), 20)
     >>> blocks = cut_blocks(np.arange(10, 15), 4, vocabulary)
-    >>> blocks.tokens.tolist(), blocks.left_out
+    >>> blocks.inputs.tolist(), blocks.left_out
     ([[1, 10, 11, 2], [1, 12, 13, 2]], 1)
     """
     width = length - ENDS
@@ -459,11 +355,11 @@ def cut_blocks(
     inner = inner[is_usable]
     left_out = len(tokens) - inner.size
     inner = inner[:limit]
-    blocks = np.empty((len(inner), length), dtype=np.int32)
-    blocks[:, 0] = vocabulary.begin
-    blocks[:, 1:-1] = inner
-    blocks[:, -1] = vocabulary.end
-    return Blocks(blocks, len(tokens), left_out)
+    inputs = np.empty((len(inner), length), dtype=np.int32)
+    inputs[:, 0] = vocabulary.begin
+    inputs[:, 1:-1] = inner
+    inputs[:, -1] = vocabulary.end
+    return Blocks(inputs, None, len(tokens), left_out)
 
 
 def choose_positions(tokens: np.ndarray, count: int, vocabulary: Vocabulary, rng: np.random.Generator) -> np.ndarray:
@@ -485,11 +381,3 @@ def replacements(tokens: np.ndarray, vocabulary: Vocabulary, rng: np.random.Gene
     random_tokens = rng.integers(vocabulary.size, size=len(tokens))
     replaced = np.where(draw < MASKED + RANDOM, random_tokens, tokens)
     return np.where(draw < MASKED, vocabulary.mask, replaced)
-
-
-def _fingerprint(splits: Mapping[str, Split], settings: Sequence[Any]) -> str:
-    """Hash the texts of the splits, how they are packed, and how much is masked."""
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for name in sorted(splits):
-        digest.update(json.dumps([name, [text for (text,) in splits[name].texts]]).encode())
-    return digest.hexdigest()[:16]

@@ -151,9 +151,25 @@ SAVED_TO_DISK = ("state.json", "dataset_dict.json")
 def read_hub(name: str, config: str | None, split: str, base: Path | None = None) -> list[Row]:
     """Read a split of a data set of the Hugging Face hub, or of a local directory.
 
-    The directory has a hub data set's layout, or was written by ``save_to_disk``. Class indices become the data set's
-    names of the classes; -1, which means "no label", becomes ``None``.
+    The directory has a hub data set's layout, or was written by ``save_to_disk``. Class indices, also those in lists,
+    become the data set's names of the classes; -1, which means "no label", becomes ``None``.
+
+    Raises:
+        UsageError: the data set cannot be read, or a class index has no name; the message names row and column.
     """
+    table = _hub_table(name, config, split, base)
+    names_by_column = _class_names(table.features)
+    rows = []
+    for number, record in _shown(table, f"{name}, {split}", len(table)):
+        place = f"{name}/{split}:{number}"
+        for column, names in names_by_column.items():
+            record[column] = _with_names(record[column], names, place, column)
+        rows.append(Row(place, record))
+    return rows
+
+
+def _hub_table(name: str, config: str | None, split: str, base: Path | None) -> Any:
+    """Return a split as ``datasets`` reads it, from the hub or from a local directory."""
     try:
         import datasets
     except ImportError:
@@ -162,30 +178,33 @@ def read_hub(name: str, config: str | None, split: str, base: Path | None = None
     source = str(local) if local.is_dir() else name
     try:
         if local.is_dir() and any((local / file).is_file() for file in SAVED_TO_DISK):
-            table = _saved_split(datasets.load_from_disk(source), split)
-        else:
-            table = datasets.load_dataset(source, config, split=split)
+            return _saved_split(datasets.load_from_disk(source), split)
+        return datasets.load_dataset(source, config, split=split)
     except Exception as error:  # datasets has no base class for its errors and those of its requirements
         raise UsageError(f"hub data set {name!r}, split {split!r}: {error}") from error
-    class_names = {}
-    names_in_lists = {}
-    for column, kind in table.features.items():
-        inner = getattr(kind, "feature", None)  # of a list
-        if isinstance(kind, datasets.ClassLabel):
-            class_names[column] = kind.names
-        elif isinstance(inner, datasets.ClassLabel):
-            names_in_lists[column] = inner.names
-    rows = []
-    for number, record in _shown(table, f"{name}, {split}", len(table)):
-        for column, names in names_in_lists.items():
-            if record[column] is not None:
-                record[column] = [names[index] for index in record[column]]
-        for column, names in class_names.items():
-            index = record[column]
-            has_label = index is not None and index >= 0
-            record[column] = names[index] if has_label else None
-        rows.append(Row(f"{name}/{split}:{number}", record))
-    return rows
+
+
+def _class_names(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """Return column → names of its classes, for the columns that hold class indices, or lists of them."""
+    import datasets
+
+    names_by_column = {}
+    for column, kind in features.items():
+        inner = getattr(kind, "feature", kind)  # of a list
+        if isinstance(inner, datasets.ClassLabel):
+            names_by_column[column] = inner.names
+    return names_by_column
+
+
+def _with_names(value: Any, names: Sequence[str], place: str, column: str) -> Any:
+    """Return the class that an index names, or the classes that a list of indices names; ``None`` for no label."""
+    if isinstance(value, list | tuple):
+        return [_with_names(index, names, place, column) for index in value]
+    if value is None or value == -1:
+        return None
+    if not 0 <= value < len(names):
+        raise UsageError(f"{place}: class index {value} in {column!r}. Expected 0 to {len(names) - 1}.")
+    return names[value]
 
 
 def _saved_split(saved: Any, split: str) -> Any:

@@ -19,7 +19,7 @@ from nasframe.measures import measures
 from nasframe.notices import Notice, Notify, say
 from nasframe.records import Count, Label, MaxLength, MetricFormat, Portion
 from nasframe_basics.cells import class_name, label_notices
-from nasframe_basics.classes import chosen_class, ordered, positive_class, same_looking, seem_scores
+from nasframe_basics.classes import chosen_class, ordered, positive_class, refuse_no_label, same_looking, seem_scores
 from nasframe_basics.label_sets import (
     answers,
     found_separator,
@@ -324,9 +324,11 @@ def _class_counts(rows: list[Row], label: str) -> Counter[str]:
     """Count the rows of each class.
 
     Raises:
-        UsageError: there is only one class, or there are as many as rows.
+        UsageError: there is only one class, or there are as many as rows, or some rows have no label.
     """
-    counts = Counter(class_name(row, label) for row in rows)
+    names = [class_name(row, label) for row in rows]
+    refuse_no_label(names, [row.place for row in rows], label)
+    counts = Counter(names)
     if len(counts) < 2:
         only = next(iter(counts))  # tables without rows were refused, so there is one
         raise UsageError(f"{rows[0].place}: all labels in {label!r} are {only!r}. Expected two classes or more.")
@@ -404,6 +406,7 @@ def _set_sources(
             if separator is not None:
                 said.append(Notice(train.name, f"The labels in {label!r} are read with {separator!r} between them."))
         sets = [[labels_of(row, label, separator) for row in table.rows] for table in tables]
+        _refuse_no_label(train.rows, sets[0], label)
         labels = names_of(sets[0], train.name, label)
         for table, its_sets in zip(tables, sets, strict=True):
             values.append(indicators(table.rows, its_sets, label, labels))
@@ -415,6 +418,16 @@ def _set_sources(
         data = Split(read_texts(table.rows, columns), its_values)
         sources.append(Source(table.split, table.name, data, places, notices=notices))
     return labels, sources
+
+
+def _refuse_no_label(rows: Sequence[Row], sets: Sequence[Sequence[str]], column: str) -> None:
+    """Refuse −1 in lists of class indices."""
+    names: list[str] = []
+    places: list[str] = []
+    for row, its_labels in zip(rows, sets, strict=True):
+        names += its_labels
+        places += [row.place] * len(its_labels)
+    refuse_no_label(names, places, column)
 
 
 def _source(table: Table, columns: list[str], label: str, labels: Sequence[str] | None) -> Source:

@@ -137,6 +137,19 @@ class Arena:
         make = functools.partial(registry.make, "sampler", use, inject)
         return GuardedSampler(make, joined(self.space.domain, use))
 
+    def refusal(self, use: SamplerUse) -> str | None:
+        """Return why a sampler cannot search this table; ``None`` if it proposes an architecture.
+
+        Some samplers refuse a domain only when they are first asked: if it is too large to list, for example.
+        """
+        try:
+            sampler = self.sampler(use, 0)
+            start_sampler(sampler, "bench", self.contest.budget, "search")
+            sampler.ask(1)
+        except NasframeError as error:
+            return str(error)
+        return None
+
 
 def arena_of(contest: Contest) -> Arena:
     """Return the arena of a contest, made once in each process."""
@@ -323,7 +336,7 @@ def play_all(
         Label → its plays, in the order of the seeds.
 
     Raises:
-        UsageError: some samplers cannot be made; names all of them, before any play.
+        UsageError: some samplers cannot be made or refuse the table; names all of them, before any play.
     """
     tasks = []
     with registry.file_plugins(contest.plugins):
@@ -362,10 +375,9 @@ def play_all(
 def _check_samplers(arena: Arena, uses: Mapping[str, SamplerUse]) -> None:
     problems = []
     for label, use in uses.items():
-        try:
-            arena.sampler(use, 0)
-        except NasframeError as error:
-            problems.append(f"{label}: {error}")
+        refusal = arena.refusal(use)
+        if refusal is not None:
+            problems.append(f"{label}: {refusal}")
     if problems:
         raise UsageError("\n".join(problems))
 

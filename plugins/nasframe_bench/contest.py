@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,15 +149,20 @@ class Opponents:
 
     Args:
         names: as a command line names them.
-        left_out: those that are installed, but cannot work with the table's domain.
+        left_out: those that are installed, but cannot work with the table, each with the reason.
     """
 
     names: list[str]
-    left_out: list[str]
+    left_out: dict[str, str]
 
 
-def opponents(domain: Any) -> Opponents:
-    """Return the opponents that are installed and can work with a domain."""
+def opponents(domain: Any, refusal: Callable[[Mapping[str, Any]], str | None]) -> Opponents:
+    """Return the opponents that are installed and can search a table.
+
+    Args:
+        domain: the table's domain.
+        refusal: tries a sampler with its options, and returns why it refuses the table; ``None`` if it does not.
+    """
     from importlib.util import find_spec
 
     from nasframe.interfaces import SamplerTraits, traits_of
@@ -165,13 +170,20 @@ def opponents(domain: Any) -> Opponents:
     samplers = registry.factories("sampler")
     has_optuna = find_spec("optuna") is not None
     names: list[str] = []
-    left_out: list[str] = []
+    left_out: dict[str, str] = {}
     for name in OPPONENTS:
         sampler = name.partition(",")[0]
         # The sampler 'optuna' is registered even if the library that it wraps, an extra, is not installed.
         if sampler not in samplers or (sampler == "optuna" and not has_optuna):
             continue
         needs = traits_of(SamplerTraits, samplers[sampler].load()).needs
-        suits = all(hasattr(domain, member) for member in needs)
-        (names if suits else left_out).append(name)
+        reason: str | None
+        if all(hasattr(domain, member) for member in needs):
+            reason = refusal(sampler_use(name))
+        else:
+            reason = "needs knobs, which this table does not have."
+        if reason is None:
+            names.append(name)
+        else:
+            left_out[name] = reason
     return Opponents(names, left_out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nasframe import registry
 from nasframe.declarations import TEACHER, winners
+from nasframe.options import options_of
 from nasframe.recipe.yaml import dump
 from nasframe.records import TrainOptions
 from nasframe_compress.methods import FOLDER, Method, Repeat, stage_name
@@ -18,9 +21,6 @@ from nasframe_compress.request import Budget, budget_text
 from nasframe_compress.sizes import Share
 
 BATCH_SIZE = TrainOptions().batch_size
-SEARCH_TRIALS = 100
-SEARCH_FINALISTS = 10
-"""What a search does if its recipe does not say how many networks it evaluates, and how many it compares at the end."""
 LEAST_STEPS = 40
 """Every training has at least this many steps."""
 WIDE = 768
@@ -138,9 +138,27 @@ class ProbeUse:
     batch_size: int
 
 
-PROBES: Mapping[str, int] = {"rewire": 32, "importance_prior": 8}
-"""Plugins that measure importance, with the batches that they measure it on by default."""
-PROBE_BATCH_SIZE = 32
+PROBES = {"transform": "rewire", "modifier": "importance_prior"}
+"""Kind of plugin → the one that measures importance."""
+
+
+@functools.cache
+def search_default(option: str) -> Any:
+    """Return what a search does if its recipe does not say.
+
+    >>> search_default("finalists")
+    10
+    """
+    from nasframe.stages.verbs import VERBS
+
+    return VERBS["search"].options[option].default
+
+
+@functools.cache
+def _probe_defaults(kind: str) -> Mapping[str, Any]:
+    """Return option → default of the plugin that measures importance."""
+    options = options_of(registry.find(kind, PROBES[kind]).load())
+    return {name: options[name].default for name in ("score", "batches", "batch_size")}
 
 
 def probe_uses(stage: Mapping[str, Any]) -> list[ProbeUse]:
@@ -152,15 +170,15 @@ def probe_uses(stage: Mapping[str, Any]) -> list[ProbeUse]:
     []
     """
     verb, options = next(iter(stage.items()))
-    uses = [options] if verb == "transform" else (options or {}).get("modifiers") or []
+    kind = "transform" if verb == "transform" else "modifier"
+    uses = [options] if kind == "transform" else (options or {}).get("modifiers") or []
     found = []
     for use in uses:
-        if not isinstance(use, dict) or use.get("use") not in PROBES:
+        if not isinstance(use, dict) or use.get("use") != PROBES[kind]:
             continue
-        score = use.get("score", "magnitude" if verb == "transform" else "taylor")
-        if score != "magnitude":
-            batches = use.get("batches", PROBES[use["use"]])
-            found.append(ProbeUse(use, batches, use.get("batch_size", PROBE_BATCH_SIZE)))
+        complete = {**_probe_defaults(kind), **use}
+        if complete["score"] != "magnitude":
+            found.append(ProbeUse(use, complete["batches"], complete["batch_size"]))
     return found
 
 
@@ -368,9 +386,9 @@ def _measuring(stage: dict[str, Any], effort: Effort) -> dict[str, Any]:
         return stage
     verb, options = next(iter(copy.deepcopy(stage).items()))
     if verb == "search":
-        trials = effort.trials_of(options.get("trials", SEARCH_TRIALS))
+        trials = effort.trials_of(options.get("trials", search_default("trials")))
         options["trials"] = trials
-        if options.get("finalists", SEARCH_FINALISTS) > trials:
+        if options.get("finalists", search_default("finalists")) > trials:
             options["finalists"] = trials
     for probe in probe_uses({verb: options}):
         probe.use["batches"] = effort.batches_of(probe.batches)

@@ -37,7 +37,7 @@ from nasframe_compress.data import Ask, Data, find_data
 from nasframe_compress.look import Look, format_inputs, look, task_with_metric
 from nasframe_compress.methods import Method, find_method, refuse_unfit
 from nasframe_compress.request import Request, budget_text
-from nasframe_compress.sizes import Sizes, format_within
+from nasframe_compress.sizes import ShareFinder, format_within
 from nasframe_studies.file import load_study
 
 RECIPE = "recipe.yaml"
@@ -135,8 +135,8 @@ def prepare(request: Request, folder: Path, ask: Ask | None = None, progress: Pr
         seed=request.seeds[0],
         examples=seen.inputs.task.sizes["train"],
     )
-    sizes = Sizes(seen.inputs)  # one for all methods, because measuring takes seconds
-    targets = {method.name: _targets(method, request, seen, data, sizes) for method in methods}
+    finder = ShareFinder(seen.inputs)  # one for all methods, because measuring takes seconds
+    targets = {method.name: _targets(method, request, seen, data, finder) for method in methods}
     lengths = {method.name: Lengths(method=_factor(method, methods, request)) for method in methods}
     return Prepared(request, folder, data, seen, setup, methods, targets, lengths)
 
@@ -147,7 +147,7 @@ def _plain_name(name: str) -> str:
     return "".join(letters).strip("-") or "data"
 
 
-def _targets(method: Method, request: Request, seen: Look, data: Data, sizes: Sizes) -> list[Target]:
+def _targets(method: Method, request: Request, seen: Look, data: Data, finder: ShareFinder) -> list[Target]:
     """Return the budgets of a method, with what they mean for the network."""
     names = model_names(request.budgets)
     targets = []
@@ -160,8 +160,8 @@ def _targets(method: Method, request: Request, seen: Look, data: Data, sizes: Si
     shapes_are_known = method.repeat is None or method.repeat.exact
     for budget, name in zip(request.budgets, names, strict=True):
         if method.repeat is not None and method.repeat.keeps_layers:
-            sizes.require_reach(budget)
-        targets.append(Target(budget, name, share=sizes.share(budget, shapes_are_known)))
+            finder.require_reach(budget)
+        targets.append(Target(budget, name, share=finder.share(budget, shapes_are_known)))
     return targets
 
 

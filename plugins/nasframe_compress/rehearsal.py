@@ -40,7 +40,7 @@ from nasframe.stages.inputs import RunInputs
 from nasframe.stages.session import StageSession
 from nasframe.stages.verbs import perform
 from nasframe.store import RunStore, write_text
-from nasframe_compress.compose import BATCH_SIZE, SEARCH_TRIALS, probe_uses
+from nasframe_compress.compose import BATCH_SIZE, probe_uses, search_default
 from nasframe_compress.methods import Method, stage_name
 from nasframe_compress.prepare import RECIPE, Prepared
 from nasframe_compress.stopwatch import NAME
@@ -413,7 +413,7 @@ def _batch_size(stage: Mapping[str, Any]) -> int:
 
 def _trials(stage: Mapping[str, Any]) -> int:
     """Return how many networks a search stage evaluates."""
-    return int((stage["search"] or {}).get("trials", SEARCH_TRIALS))
+    return int((stage["search"] or {}).get("trials", search_default("trials")))
 
 
 def _measured_training(

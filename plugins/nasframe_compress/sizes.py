@@ -49,7 +49,7 @@ class Share:
         return f"{self.percent:g}%"
 
 
-class Sizes:
+class ShareFinder:
     """Finds the shares that meet budgets, on a network of the right shape.
 
     Args:

@@ -163,7 +163,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class SplitSizes:
     """How many examples there are, and whether those to report on may be cut down.
 
     Args:
@@ -223,7 +223,7 @@ def fit(
     lengths: Mapping[str, Lengths],
     seconds: float,
     around: Surroundings,
-    sizes: Sizes,
+    sizes: SplitSizes,
     spent: float = 0.0,
 ) -> Fit:
     """Return how long each method trains, and how much is measured, so that everything takes a given time.
@@ -288,10 +288,10 @@ def _largest(low: float, high: float, fits: Callable[[float], bool]) -> float:
     return low
 
 
-def sizes_of(prepared: Prepared) -> Sizes:
+def sizes_of(prepared: Prepared) -> SplitSizes:
     """Return how many examples a request has, and which of its splits nasframe draws, so that they may be smaller."""
     sizes = prepared.look.inputs.task.sizes
-    return Sizes(
+    return SplitSizes(
         train=sizes["train"],
         select=sizes["select"],
         dev=sizes["dev"],

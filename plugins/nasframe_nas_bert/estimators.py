@@ -10,7 +10,9 @@ from weakref import WeakKeyDictionary
 from annotated_types import Ge, Le
 
 from nasframe.notices import Notify, say
+from nasframe.outline import Outline, longest_input
 from nasframe.records import Arch, CostTable, Natural, Size
+from nasframe.weights import refusal
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +63,20 @@ class OperatorLatency:
         self._notify = notify
         self._probe_inputs = probe_inputs
         self._measured: WeakKeyDictionary[nn.Module, dict[Any, Times]] = WeakKeyDictionary()
+
+    def validate(self, net: nn.Module | Outline) -> None:
+        """Refuse a length in the recipe that the network, whose positions the chains have too, cannot read.
+
+        Args:
+            net: the network that the library is made of, with or without values, or its outline.
+
+        Raises:
+            RecipeError: with the option ``length``.
+        """
+        longest = longest_input(net)
+        if self.length is not None and longest is not None and self.length > longest:
+            text = f"{self.length} tokens are more than the network can read. Expected at most {longest}."
+            raise refusal("length", [text])
 
     def estimate(self, space: Any, net: Any, arch: Arch | None = None) -> float | None:
         """Return the sum in milliseconds; ``None`` for a network that is no library of chains."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.declarations import matching
 from nasframe.errors import UsageError, listing
@@ -33,9 +33,12 @@ class ChainFromScratch:
         UsageError: on use, if no model matches, or one is no chain with a head of tokens.
     """
 
-    def __init__(self, models: Sequence[str] = ("best@*",), keep: str = "nothing", seed: int = 0) -> None:
-        if keep not in ("nothing", "embedding"):
-            raise UsageError(f"chain_from_scratch.keep: {keep!r}. Expected nothing or embedding.")
+    def __init__(
+        self,
+        models: Sequence[str] = ("best@*",),
+        keep: Literal["nothing", "embedding"] = "nothing",
+        seed: int = 0,
+    ) -> None:
         self.models = models
         self.keep = keep
         self.seed = seed

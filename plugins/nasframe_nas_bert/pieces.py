@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from nasframe.interfaces import Piece
 from nasframe.nn.inputs import resized
+from nasframe.nn.timing import Timing, timings
 from nasframe.nn.traced import forward_macs, weightless
 from nasframe.processes import processor
 from nasframe.records import sequence_length
@@ -87,45 +88,19 @@ def measured(pieces: Mapping[str, Piece], inputs: Mapping[str, torch.Tensor], ho
         how: the conditions.
     """
     shaped = resized(inputs, how.batch, how.length)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(how.threads)  # of the whole process, so it is set back
-    seconds: dict[str, list[float]] = {name: [] for name in pieces}
     calls = {}
+    modules = []
     for name, piece in pieces.items():
         if not _is_token_head(name, piece) and piece.inputs is not None:
-            calls[name] = (piece.module, piece.inputs(shaped))
-    modes = {name: module.training for name, (module, _) in calls.items()}
-    try:
-        with torch.inference_mode():
-            for number in range(how.warmup + how.repeats):
-                for name, (module, arguments) in calls.items():
-                    module.eval()
-                    taken = _seconds(module, arguments)
-                    if number >= how.warmup:
-                        seconds[name].append(taken)
-    finally:
-        torch.set_num_threads(threads_before)
-        for name, (module, _) in calls.items():
-            module.train(modes[name])
+            calls[name] = partial(piece.module, *piece.inputs(shaped))
+            modules.append(piece.module)
+    times = timings(calls, modules, torch.device(how.device), how.repeats, how.warmup, how.threads)
     median, spread = {}, {}
     for name in pieces:
-        times = seconds[name] or [0.0]
-        low, middle, high = (1000 * torch.tensor(times).quantile(torch.tensor([0.25, 0.5, 0.75]))).tolist()
-        median[name] = middle
-        spread[name] = high - low
+        timing = times.get(name, Timing(0.0, 0.0))
+        median[name] = timing.median
+        spread[name] = timing.spread
     return Times(asdict(how), median, spread)
-
-
-def _seconds(module: Any, arguments: Any) -> float:
-    """Time one pass."""
-    is_gpu = any(isinstance(argument, torch.Tensor) and argument.is_cuda for argument in arguments)
-    if is_gpu:
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    module(*arguments)
-    if is_gpu:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def _is_token_head(name: str, piece: Piece) -> bool:

@@ -25,6 +25,7 @@ import nasframe
 from nasframe import registry
 from nasframe.errors import NasframeError
 from nasframe.hookspecs import hookimpl
+from nasframe.terminal import tell
 from nasframe_studies.settings import StudyRun
 
 LOG = "log.txt"
@@ -299,7 +300,7 @@ def _attempt(directory: Path, send: Callable[[Mapping[str, Any]], None]) -> str 
             pass  # only wait: the run itself takes the lock
         runner.resume(directory, progress=False, report=False)
     except NasframeError as error:
-        print(error, file=sys.stderr)
+        tell(error)
         return str(error)
     except Exception as error:
         traceback.print_exc()

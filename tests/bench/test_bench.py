@@ -260,10 +260,30 @@ def test_where_a_model_answers_the_best_is_the_best_found(file, tmp_path, monkey
     assert min(curve[-1] for curve in anytime(arena, plays)["random"]["regret"]) == 0
 
 
+def test_who_refuses_when_asked_is_refused_before_any_play(file, tmp_path):
+    uses = {text: sampler_use(text) for text in ("random", "every,limit=80")}  # the table has 81 rows
+    with pytest.raises(UsageError, match=r"every,limit=80: .*more than 80 architectures") as caught:
+        play_all(contest(file), uses, range(2), folder=tmp_path)
+    assert "random" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_opponents_are_those_installed(monkeypatch):
-    assert {"random", "evolution"} <= set(opponents(Choices({"width": [1, 2]})).names)
+    def available():
+        return opponents(Choices({"width": [1, 2]}), refusal=lambda use: None).names
+
+    assert {"random", "evolution"} <= set(available())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert not any(name.startswith("optuna") for name in opponents(Choices({"width": [1, 2]})).names)
+    assert not any(name.startswith("optuna") for name in available())
+
+
+def test_opponents_that_refuse_the_table_are_left_out_and_told(file, monkeypatch, capsys):
+    monkeypatch.setattr("nasframe_bench.contest.OPPONENTS", ("every,limit=80", "random"))
+    words = ["bench", "sampler", "evolution", "--table", str(file), "--seeds", "1", "--budget", "5", "--json"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert [sampler["name"] for sampler in json.loads(printed.out)["samplers"]] == ["evolution", "random"]
+    assert "left out: every,limit=80: sampler 'every': more than 80 architectures" in " ".join(printed.err.split())
 
 
 # --- command line ----------------------------------------------------------------------------------------------------

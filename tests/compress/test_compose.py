@@ -5,7 +5,7 @@ import yaml
 
 from nasframe.errors import UsageError
 from nasframe.recipe.loading import load_recipe
-from nasframe_compress.compose import Lengths, Setup, Target, compose, model_names, recipe_budgets
+from nasframe_compress.compose import Lengths, Setup, Target, compose, model_names, probe_uses, recipe_budgets
 from nasframe_compress.methods import find_method, method_names
 from nasframe_compress.prepare import prepare, write
 from nasframe_compress.request import Request, read_budgets
@@ -133,3 +133,15 @@ def test_a_folder_that_is_used_is_not_overwritten(user):
     write(ready)
     with pytest.raises(UsageError, match=r"not empty.*nasframe compress --resume"):
         write(ready)
+
+
+def test_defaults_are_those_of_the_plugins():
+    from nasframe_basics.rewire import Rewire
+    from nasframe_yoco_bert.evidence import ImportancePrior
+
+    rewire, prior = Rewire(score="taylor"), ImportancePrior()
+    [of_rewire] = probe_uses({"transform": {"use": "rewire", "score": "taylor"}})
+    [of_prior] = probe_uses({"train": {"modifiers": ["kd", {"use": "importance_prior"}]}})
+    assert (of_rewire.batches, of_rewire.batch_size) == (rewire.batches, rewire.batch_size)
+    assert (of_prior.batches, of_prior.batch_size) == (prior.batches, prior.batch_size)
+    assert probe_uses({"transform": {"use": "rewire"}}) == []  # by magnitude

@@ -18,7 +18,7 @@ from nasframe_compress.timing import (
     SLACK,
     Evaluations,
     MethodTime,
-    Sizes,
+    SplitSizes,
     Surroundings,
     Training,
     fit,
@@ -27,7 +27,7 @@ from nasframe_compress.timing import (
 
 TEACHER = Training("teacher", 3.0, 100, 0.2, 0.0)
 NOTHING = Surroundings(seeds=1, networks=0, slowdown=0.0)
-SIZES = Sizes(train=3200, select=1000, dev=4000)
+SIZES = SplitSizes(train=3200, select=1000, dev=4000)
 
 
 def around(seeds=1, networks=0):
@@ -80,7 +80,7 @@ def test_never_less_is_measured_than_makes_sense():
     effort = SIZES.effort(0.0)
     assert effort.select * SIZES.select == pytest.approx(LEAST_SELECT)
     assert effort.dev * SIZES.dev == pytest.approx(LEAST_DEV)
-    own_dev = Sizes(train=100, select=50, dev=4000, cuts_dev=False).effort(0.0)
+    own_dev = SplitSizes(train=100, select=50, dev=4000, cuts_dev=False).effort(0.0)
     assert (own_dev.select, own_dev.dev) == (1.0, 1.0)  # there are fewer than the least; a table is not cut
 
 

@@ -97,13 +97,13 @@ def test_a_text_ends_with_the_end_token():
 
 def test_splits_share_no_document(corpus):
     task, notices = made(corpus, tokenizer=tokenizer(), length=16, select=20, dev_share=20)
-    documents = {name: set(split.texts) for name, split in task._splits.items()}
+    documents = {name: set(split.texts) for name, split in task._blocks.splits.items()}
     assert not documents["train"] & documents["dev"]
     assert not documents["train"] & documents["select"]
     assert [len(documents[name]) for name in ("train", "select", "dev")] == [80, 20, 20]
     tokens = sum(split.tokens for split in task.summary.splits)
     blocks = sum(task.sizes.values())
-    left_out = sum(task.packed(name).left_out for name in documents)
+    left_out = sum(task.blocks(name).left_out for name in documents)
     assert blocks * 16 + 3 + left_out == tokens, "one more label than inputs in each split"
     (notice,) = notices
     assert notice.place == "task.length"

@@ -267,6 +267,12 @@ def test_arrays_of_other_shapes_or_values_are_refused(tmp_path, pixels, labels, 
         made(path)
 
 
+def test_images_without_a_label_are_refused(tmp_path):
+    path = write(tmp_path / "a.npz", np.zeros((40, 4, 4)), np.arange(40) % 3 - 1)
+    with pytest.raises(UsageError, match=r"a\.npz:1: label -1 in 'labels', beside the class indices 0 to 1, means"):
+        made(path)
+
+
 def test_arrays_of_objects_are_not_unpickled(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 2, 2)), labels=np.array(["a", None], dtype=object))
     with pytest.raises(UsageError, match="'labels' holds Python objects"):

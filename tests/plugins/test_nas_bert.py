@@ -25,7 +25,7 @@ from nasframe_basics.estimators import macs, params, size
 from nasframe_basics.masked_lm import masked_lm
 from nasframe_basics.milp import MilpSampler
 from nasframe_nas_bert.chains import Shape, read
-from nasframe_nas_bert.estimators import BlockLoss
+from nasframe_nas_bert.estimators import BlockLoss, OperatorLatency
 from nasframe_nas_bert.examples import tiny_library, tiny_space, tiny_teacher
 from nasframe_nas_bert.networks import OperatorChain
 from nasframe_nas_bert.shrinking import Settings, Survivors, bins_of
@@ -312,6 +312,20 @@ def test_training_brings_blocks_nearer_to_the_teacher(tmp_path):
         assert np.mean(list(after[part].values())) < 0.9 * np.mean(list(before[part].values()))
 
 
+@pytest.mark.parametrize("parts", [None, ["block.1"]])
+def test_the_teacher_runs_once_a_step_for_all_blocks(tmp_path, parts):
+    from nasframe_nas_bert.trainer import _Fit
+
+    this_job = job(tmp_path, steps=5)
+    calls = []
+    with torch.random.fork_rng():
+        fit = _Fit(Blockwise(bins=0, batches=1, notify=lambda place, text: None), this_job, torch.device("cpu"))
+        fit.own = parts or fit.own
+        fit.teacher.register_forward_hook(lambda *_: calls.append(fit.step))
+        fit.run()
+    assert calls == [0, 1, 2, 3, 4]
+
+
 def test_the_loss_is_that_of_the_formula(tmp_path):
     """(N2) computed from hidden states of the teacher, for one candidate."""
     from nasframe_nas_bert.trainer import _Fit
@@ -362,6 +376,13 @@ def test_costs_that_the_recipe_lacks_are_refused_before_work(tmp_path):
     planned = SimpleNamespace(options=TrainOptions(), estimators={}, space=wide, stage="library")
     with pytest.raises(UsageError, match="without bins"):
         Blockwise(bins=0).validate(planned)
+
+
+def test_operations_are_not_measured_beyond_what_the_network_reads():
+    with pytest.raises(UsageError, match=r"length  41 tokens are more than the network can read. Expected at most 40"):
+        OperatorLatency(length=41).validate(tiny_teacher())
+    OperatorLatency(length=40).validate(tiny_teacher())
+    OperatorLatency().validate(tiny_teacher())
 
 
 # ---- selection
@@ -534,3 +555,15 @@ def test_a_sampler_has_no_place_in_the_loop(home):
             options["sampler"] = "random"
     with pytest.raises(RecipeError, match="no place in the loop"):
         nf.resolve(recipe)
+
+
+def test_what_a_chain_cannot_keep_is_refused_at_its_place(tmp_path):
+    from nasframe.cli.check import problems_of
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text("extends: nas_bert/cola-minilm\nset: {task.path: CoLA, stages.from-scratch.keep: embeddings}\n")
+    found = [str(problem) for problem in problems_of(str(path)) if "from-scratch" in str(problem)]
+    assert len(found) == 1
+    assert "recipe.yaml:2:" in found[0]
+    assert "stages.from-scratch.keep" in found[0]
+    assert "Did you mean 'embedding'?" in found[0]

@@ -219,6 +219,45 @@ def test_a_hub_row_without_a_label_is_refused(index, monkeypatch):
         text_classification(hub="reviews")
 
 
+def hub_of(labels, monkeypatch):
+    """Let ``datasets`` read rows whose labels are lists of class indices."""
+    kind = types.SimpleNamespace(feature=ClassLabel())
+    table = type("Table", (list,), {"features": {"text": None, "labels": kind}})
+    content = [{"text": f"text {number}", "labels": indices} for number, indices in enumerate(labels)]
+    module = types.SimpleNamespace(load_dataset=lambda *a, **k: table(content), ClassLabel=ClassLabel)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+def test_class_indices_in_lists_become_names_and_minus_one_none_of_them(monkeypatch):
+    hub_of([[0, 1], [], None, [1, -1]], monkeypatch)
+    values = [row.values["labels"] for row in rows.read_hub("reviews", None, "train")]
+    assert values == [["neg", "pos"], [], None, ["pos", None]]
+    hub_of([[0, 1], [0], [1, -1]], monkeypatch)
+    with pytest.raises(UsageError, match=r"^reviews/train:3: a label in the list in 'labels' is missing"):
+        text_classification(hub="reviews", label="labels", multi_label=True)
+    hub_of([[0, 1], [2]], monkeypatch)
+    with pytest.raises(UsageError, match=r"^reviews/train:2: class index 2 in 'labels'. Expected 0 to 1"):
+        text_classification(hub="reviews", label="labels", multi_label=True)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, -1], [[0], [1, 0], [0, -1]]])
+def test_minus_one_beside_class_indices_is_no_class(tmp_path, labels):
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": f"text {number}", "label": label}) for number, label in enumerate(labels * 5)]
+    path.write_text("\n".join(lines))
+    multi_label = isinstance(labels[0], list)
+    with pytest.raises(UsageError, match=r"a\.jsonl:3: label -1 in 'label', beside the class indices 0 to 1, means"):
+        text_classification(path, multi_label=multi_label)
+
+
+@pytest.mark.parametrize("labels", [[-1, 1], [-1, 0], ["-1", "a", "b"], [-1, 1, 3]])
+def test_minus_one_may_be_a_class_where_there_are_no_indices(tmp_path, labels):
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": f"text {number}", "label": label}) for number, label in enumerate(labels * 20)]
+    path.write_text("\n".join(lines))
+    assert "-1" in text_classification(path).labels
+
+
 @pytest.mark.parametrize(("name", "row"), [("a.csv", "text,label"), ("a.tsv", "text\tlabel")])
 def test_a_header_after_an_empty_line_is_read(tmp_path, name, row):
     (tmp_path / name).write_text(f"\n{row}\n")

@@ -11,6 +11,7 @@ import typer
 from nasframe.terminal import tell
 
 if TYPE_CHECKING:
+    from nasframe_bench.arena import Arena
     from nasframe_bench.records import Result
 
 app = typer.Typer(help="Compare plugins offline.", no_args_is_help=True)
@@ -75,7 +76,7 @@ def sampler(
     if columns:
         space["columns"] = _mapping(columns)
     contest = made(space, objectives, cap or [], budget, reference, raw, files)
-    uses = _uses(names, against, arena.arena_of(contest).space.domain)
+    uses = _uses(names, against, arena.arena_of(contest))
     marks = _marks(at, budget)
 
     folder = None
@@ -91,16 +92,18 @@ def sampler(
         _show(result, out)
 
 
-def _uses(names: list[str], against: str, domain: Any) -> dict[str, dict[str, Any]]:
+def _uses(names: list[str], against: str, arena: Arena) -> dict[str, dict[str, Any]]:
     """Return label → sampler: the named samplers, then opponents that are not among them."""
     from nasframe_bench.contest import opponents, sampler_use
 
     if against == "default":
-        available = opponents(domain)
+        available = opponents(arena.space.domain, arena.refusal)
         others = available.names
-        if available.left_out:
-            left_out = ", ".join(available.left_out)
-            tell(f"nasframe: left out: {left_out}. They need knobs, which this table does not have.")
+        names_by_reason: dict[str, list[str]] = {}
+        for name, reason in available.left_out.items():
+            names_by_reason.setdefault(reason, []).append(name)
+        for reason, left_out in names_by_reason.items():
+            tell(f"nasframe: left out: {', '.join(left_out)}: {reason}")
     elif against == "none":
         others = []
     else:

@@ -125,6 +125,23 @@ def test_children_stay_for_their_steps_and_pass_on_measured_scores_only():
     assert [trial.score for trial in sampler.inner.heard] == [0.7]
 
 
+def test_children_that_nobody_measures_are_told_once():
+    notices = []
+    job, _ = made(["conv3", STANDARD, "conv7"])
+    job.sampler.notify = lambda place, text: notices.append((place, text))
+    trained(job)
+    assert notices == []  # biws measures them
+    job, _ = made(["conv3", STANDARD, "conv7"])
+    job.sampler.notify = lambda place, text: notices.append((place, text))
+    job.modifiers = []
+    trained(job)
+    assert job.sampler.inner.heard == []
+    [(place, text)] = notices
+    assert place == "sampler"
+    assert "hears no scores" in text
+    assert "'biws'" in text
+
+
 def test_stages_without_children_are_refused():
     job, _ = made(["conv3"])
     job.sampler = registry.make("sampler", "random", {"domain": job.space.domain, "seed": 0})
