@@ -82,7 +82,11 @@ def seem_scores(counts: Mapping[str, int]) -> str:
     return ""
 
 
-def refuse_no_label(names: Sequence[str], places: Sequence[str], column: str) -> None:
+SENTIMENTS = frozenset({NO_LABEL, "0", "1"})
+"""Classes of which a table may mean negative, neutral and positive."""
+
+
+def refuse_no_label(names: Sequence[str], places: Sequence[str], column: str, sentiments: bool = False) -> None:
     """Refuse −1 among class indices, which means that a row has no label.
 
     Without the indices from 0 on, −1 is a class like others, as in −1 and 1.
@@ -91,6 +95,7 @@ def refuse_no_label(names: Sequence[str], places: Sequence[str], column: str) ->
         names: the classes of the training data, label by label.
         places: file and row of each.
         column: where the labels stand.
+        sentiments: whether −1, 0 and 1 may be three classes.
 
     Raises:
         UsageError: with the first such row.
@@ -103,6 +108,8 @@ def refuse_no_label(names: Sequence[str], places: Sequence[str], column: str) ->
     others = set(names) - {NO_LABEL}
     indices = {str(index) for index in range(len(others))}
     if NO_LABEL not in names or len(others) < 2 or others != indices:
+        return
+    if sentiments and set(names) == SENTIMENTS:
         return
     place = places[list(names).index(NO_LABEL)]
     raise UsageError(

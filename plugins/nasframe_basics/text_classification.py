@@ -19,7 +19,15 @@ from nasframe.measures import measures
 from nasframe.notices import Notice, Notify, say
 from nasframe.records import Count, Label, MaxLength, MetricFormat, Portion
 from nasframe_basics.cells import class_name, label_notices
-from nasframe_basics.classes import chosen_class, ordered, positive_class, refuse_no_label, same_looking, seem_scores
+from nasframe_basics.classes import (
+    SENTIMENTS,
+    chosen_class,
+    ordered,
+    positive_class,
+    refuse_no_label,
+    same_looking,
+    seem_scores,
+)
 from nasframe_basics.label_sets import (
     answers,
     found_separator,
@@ -327,7 +335,7 @@ def _class_counts(rows: list[Row], label: str) -> Counter[str]:
         UsageError: there is only one class, or there are as many as rows, or some rows have no label.
     """
     names = [class_name(row, label) for row in rows]
-    refuse_no_label(names, [row.place for row in rows], label)
+    refuse_no_label(names, [row.place for row in rows], label, sentiments=True)
     counts = Counter(names)
     if len(counts) < 2:
         only = next(iter(counts))  # tables without rows were refused, so there is one
@@ -378,6 +386,8 @@ def _notify_odd_classes(counts: Mapping[str, int], file: str, notify: Notify) ->
     why_scores = seem_scores(counts)
     if why_scores:
         notify(file, f"The label column looks like scores: {why_scores}. If it holds scores, say regression: true.")
+    if set(counts) == SENTIMENTS:
+        notify(file, "-1, 0 and 1 are three classes. If -1 means that a row has no label, leave such rows out.")
 
 
 def _set_sources(

@@ -240,13 +240,14 @@ def test_class_indices_in_lists_become_names_and_minus_one_none_of_them(monkeypa
         text_classification(hub="reviews", label="labels", multi_label=True)
 
 
-@pytest.mark.parametrize("labels", [[0, 1, -1], [[0], [1, 0], [0, -1]]])
-def test_minus_one_beside_class_indices_is_no_class(tmp_path, labels):
+@pytest.mark.parametrize(("labels", "most"), [([0, 1, -1, 2], 2), ([[0], [1, 0], [0, -1]], 1)])
+def test_minus_one_beside_class_indices_is_no_class(tmp_path, labels, most):
     path = tmp_path / "a.jsonl"
     lines = [json.dumps({"text": f"text {number}", "label": label}) for number, label in enumerate(labels * 5)]
     path.write_text("\n".join(lines))
     multi_label = isinstance(labels[0], list)
-    with pytest.raises(UsageError, match=r"a\.jsonl:3: label -1 in 'label', beside the class indices 0 to 1, means"):
+    expected = rf"a\.jsonl:3: label -1 in 'label', beside the class indices 0 to {most}, means"
+    with pytest.raises(UsageError, match=expected):
         text_classification(path, multi_label=multi_label)
 
 
@@ -256,6 +257,15 @@ def test_minus_one_may_be_a_class_where_there_are_no_indices(tmp_path, labels):
     lines = [json.dumps({"text": f"text {number}", "label": label}) for number, label in enumerate(labels * 20)]
     path.write_text("\n".join(lines))
     assert "-1" in text_classification(path).labels
+
+
+def test_minus_one_zero_and_one_are_three_classes_and_that_is_said(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f"text {n},{n % 3 - 1}\n" for n in range(60)))
+    said = []
+    task = text_classification(path, notify=lambda place, text: said.append(text))
+    assert list(task.labels) == ["-1", "0", "1"]
+    assert any("If -1 means that a row has no label, leave such rows out" in text for text in said)
 
 
 @pytest.mark.parametrize(("name", "row"), [("a.csv", "text,label"), ("a.tsv", "text\tlabel")])
