@@ -3,8 +3,8 @@
     python benchmarks/systems.py runs/published-systems --out runs/systems-table   # systems.md
 
 Compute is counted in passes: one is the multiply-adds of a forward of the whole network over the task's training
-examples. What a system pays once a seed, before the network is trained that is reported, has a column of its own. Stages
-with a task of their own do not depend on the study's tasks, which share them: each gets its part of their cost.
+examples. What a system pays once a seed, before it trains the network that is reported, has a column of its own.
+Stages with a task of their own do not depend on the study's tasks, which share them: each gets its part of their cost.
 """
 
 from __future__ import annotations

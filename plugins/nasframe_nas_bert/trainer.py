@@ -479,7 +479,7 @@ class _Fit:
         return _through_blocks(self.parent, states, mask, first)
 
     def _parent_macs(self, states: torch.Tensor, mask: torch.Tensor, first: int) -> float:
-        """Return the multiply-adds of the teacher's own blocks from one on, and of its head, on states of this shape."""
+        """Return the multiply-adds of the teacher's own blocks from one on and its head, on states of this shape."""
         from nasframe.nn.traced import forward_macs, weightless
 
         key = (tuple(mask.shape), first)
