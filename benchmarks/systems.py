@@ -178,9 +178,10 @@ def page_of(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, Sequence[Pass
         lines.append([f"`{arm}`", *texts])
         notes += warnings(arm, of_arm)
     seeds = len({row["seed"] for row in rows})
+    noun = "seed" if seeds == 1 else "seeds"
     columns = [*tasks, "encoder parameters, %", "MACs, %", "fine-tuning, passes", "once before, passes", "in all"]
     text = [
-        f"Dev score x 100 with 95 % t intervals over {seeds} seeds; behind the semicolon the paired difference to "
+        f"Dev score x 100 with 95 % t intervals over {seeds} {noun}; behind the semicolon the paired difference to "
         f"`{REFERENCE}`, its interval, and its p after Holm within a task. Sizes and passes: mean (range) over runs.",
         "",
         *table_lines(columns, lines),
