@@ -32,6 +32,12 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
 """Name → options of the search."""
 
 
+RECIPES = {"quickstart": "quickstart", "cola": "yoco_bert/minilm"}
+"""Task → the packaged recipe that trains its super-network. The quickstart's steps would not be enough for CoLA."""
+TRAININGS = {"quickstart": ("teacher", "by-taylor", "supernet"), "cola": ("teacher", "transform", "supernet")}
+"""Task → the stages of the recipe before its search."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One search.
@@ -58,22 +64,22 @@ class Row:
 
 
 def recipe(task: str, seed: int, way: str, cola: Path | None, trials: int) -> Any:
-    """Return the quickstart without its baseline and its exports, with one search done in a certain way."""
-    quickstart = nf.load_recipe("quickstart")
-    data = json.loads(json.dumps(quickstart.data))
+    """Return a packaged recipe up to its super-network, and then one search by evolution, done in a certain way."""
+    packaged = nf.load_recipe(RECIPES[task])
+    data = json.loads(json.dumps(packaged.data))
     data.pop("switches", None)
     by_name = {}
     for stage in data["stages"]:
         ((verb, options),) = stage.items()
         by_name[(options or {}).get("name") or (options or {}).get("save_as") or verb] = stage
-    search = {"search": {"sampler": "evolution", "trials": trials, **WAYS[way]}}
-    kept = [by_name["teacher"], by_name["by-taylor"], by_name["supernet"], search]
-    kept += [{"extract": {}}, {"evaluate": {"name": "on-select", "split": "select", "models": ["best@*"], "costs": []}}]
-    kept += [{"evaluate": {"split": "dev", "models": ["best@*"], "costs": []}}]
+    kept = [by_name[name] for name in TRAININGS[task]]
+    kept += [{"search": {"sampler": "evolution", "trials": trials, **WAYS[way]}}, {"extract": {}}]
+    for split in ("select", "dev"):
+        kept.append({"evaluate": {"name": f"on-{split}", "split": split, "models": ["best@*"], "costs": []}})
     data["stages"] = kept
     data["seed"] = seed
     if task == "cola":
-        data["task"] = {"use": "glue", "name": "cola", "path": str(cola), "max_length": 48}
+        data["task"] |= {"name": "cola", "path": str(cola)}
     return nf.load_recipe(data)
 
 
@@ -89,7 +95,7 @@ def measured(task: str, seed: int, way: str, cola: Path | None, trials: int, out
         metric = store.get("data")["primary"]
         names = list(result["winners"])
         scores = {
-            split: {n: store.model(n)["metrics"][f"{split} {metric}"] for n in names} for split in ("select", "dev")
+            split: {n: store.model(n)["metrics"][split][metric] for n in names} for split in ("select", "dev")
         }
     finally:
         store.close()

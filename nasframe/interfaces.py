@@ -350,6 +350,7 @@ class Candidate:
         model: returns it as a stand-alone network in eval mode, which may be changed.
         macs: counts the multiply-adds of a measurement; ``None`` if they cannot be counted.
         rivals: what it has to beat: one trial for each budget that it meets. Empty if it may be the first to meet one.
+        measured: the trials of the search that were measured to the end before it, the oldest first.
     """
 
     arch: Arch | None
@@ -357,6 +358,7 @@ class Candidate:
     model: Callable[[], nn.Module]
     macs: Callable[[Evaluation], float | None] = lambda result: None
     rivals: Sequence[Rival] = ()
+    measured: Sequence[Trial] = ()
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,14 @@ from nasframe.search.winner import WinnerRule, tolerance
 class Scorer(Protocol):
     """Measures architectures, and may stop early when one cannot win any more."""
 
-    def score(self, arch: Arch, examples: int | None, rivals: Sequence[Rival]) -> Evaluation:
+    def score(self, arch: Arch, examples: int | None, rivals: Sequence[Rival], measured: Sequence[Trial]) -> Evaluation:
         """Measure an architecture.
 
         Args:
             arch: the architecture.
             examples: the number of examples to measure on; ``None`` for all.
             rivals: what it has to beat, see :class:`nasframe.interfaces.Candidate`.
+            measured: the trials that were measured to the end on as many examples, the oldest first.
         """
         ...
 
@@ -89,6 +90,7 @@ class Answerer:
     causes: list[BaseException] = field(default_factory=list)  # of the failures since the last success
     first: BaseException | None = None
     _best: dict[str, list[Trial]] = field(default_factory=dict)  # name of a budget → its contenders, the best first
+    _complete: list[Trial] = field(default_factory=list)  # measured to the end on ``examples``, the oldest first
     _ranked: int = 0  # how many trials of the archive were considered for it
 
     def answer_from_archive(self, arch: Arch, budget: Budget) -> Trial | None:
@@ -137,6 +139,7 @@ class Answerer:
         for (_, examples), trial in itertools.islice(self.archive.items(), self._ranked, None):
             if trial.state != "done" or examples != self.examples:
                 continue
+            self._complete.append(trial)
             for budget in self.budgets:
                 if constraints.violation(trial.costs, budget.bounds) == 0:
                     best = self._best.setdefault(budget.name, [])
@@ -192,7 +195,8 @@ class Answerer:
         """Return a trial with its metrics, and with the examples that it was evaluated on if that broke off."""
         examples = unscored.examples
         if isinstance(self.evaluate, Scorer):
-            result = self.evaluate.score(unscored.arch, examples, rivals)
+            self._rank_new()
+            result = self.evaluate.score(unscored.arch, examples, rivals, tuple(self._complete))
             metrics = result.metrics
             if result.broken_off:
                 examples = result.examples

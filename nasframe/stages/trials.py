@@ -187,17 +187,19 @@ class Scorer:
             count=self._count,
         )
 
-    def score(self, arch: Arch, examples: int | None, rivals: Sequence[Rival] = ()) -> Evaluation:
+    def score(
+        self, arch: Arch, examples: int | None, rivals: Sequence[Rival] = (), measured: Sequence[Trial] = ()
+    ) -> Evaluation:
         """Return the evaluator's measurement of an architecture; see :class:`nasframe.search.answers.Scorer`."""
         if not self._is_started:
             self.evaluator.start(self._job)
             self._is_started = True
-        candidate = self.candidate(arch, rivals)
+        candidate = self.candidate(arch, rivals, measured)
         result = self.evaluator.evaluate(candidate, examples)
         self._count(candidate, result)
         return result
 
-    def candidate(self, arch: Arch, rivals: Sequence[Rival] = ()) -> Candidate:
+    def candidate(self, arch: Arch, rivals: Sequence[Rival] = (), measured: Sequence[Trial] = ()) -> Candidate:
         """Return an architecture as it is scored."""
         space: Any = self.work.space
         net = self.work.net if self._fitted is None else self._fitted(arch, self.tally)
@@ -215,6 +217,7 @@ class Scorer:
             # Counted on the network itself: that of a fitted copy costs the same, and would be counted again each time.
             macs=partial(self.counter.evaluation, self.work.net, arch),
             rivals=rivals,
+            measured=measured,
         )
 
     def saved(self, name: str) -> Candidate:

@@ -54,8 +54,12 @@ STEPS = 5
 """Steps of each training in a rehearsal. The first has no time: it fills caches and allocates memory."""
 TRIALS = 2
 """Networks that a search evaluates in a rehearsal."""
-EXAMPLES = 32
+EXAMPLES = 40
 """On how many examples a network is measured in a rehearsal."""
+FEW_EXAMPLES = 8
+"""And on how many before that: the difference is the time of the examples without what every measurement takes."""
+LEAST_SLOPE = 0.5
+"""An example takes at least this part of the mean of all: on a busy machine the difference may even be negative."""
 PASSES = 3
 """Forward passes that a forward and a backward pass are worth."""
 MOST_OF_TIME = 0.25
@@ -69,9 +73,11 @@ class Measured:
     Args:
         stage: during which stage.
         split: of the data.
-        seconds: what it took.
+        seconds: what it took, with ``taken`` examples.
         asked: how many examples there would be.
         taken: how many there were.
+        few_seconds: what it took with fewer of them.
+        few: how many these were.
     """
 
     stage: str
@@ -79,20 +85,30 @@ class Measured:
     seconds: float
     asked: int
     taken: int
+    few_seconds: float = 0.0
+    few: int = 0
+
+    @property
+    def spent(self) -> float:
+        """Seconds of both measurements."""
+        return self.seconds + self.few_seconds
 
     @property
     def example_seconds(self) -> float:
-        """Seconds of one example."""
-        return self.seconds / max(self.taken, 1)
+        """Seconds of one example more."""
+        if self.taken == self.few:
+            return self.seconds / max(self.taken, 1)
+        slope = (self.seconds - self.few_seconds) / (self.taken - self.few)
+        return max(slope, LEAST_SLOPE * self.seconds / self.taken)
 
     @property
     def whole_seconds(self) -> float:
         """Seconds of all examples that were asked for.
 
-        >>> Measured("evaluate", "dev", 0.5, 800, 32).whole_seconds
-        12.5
+        >>> Measured("evaluate", "dev", seconds=0.5, asked=800, taken=40, few_seconds=0.25, few=8).whole_seconds
+        6.4375
         """
-        return self.example_seconds * self.asked
+        return self.seconds + (self.asked - self.taken) * self.example_seconds
 
 
 class SampledTask:
@@ -120,12 +136,19 @@ class SampledTask:
         size = self.task.sizes[split]
         asked = size if examples is None else min(examples, size)
         taken = min(asked, EXAMPLES)
+        few = min(taken, FEW_EXAMPLES)
         if not self.measured:  # the first time also imports what computes the metrics
-            self.task.evaluate(forward, split, taken)
-        began = time.perf_counter()
-        result = self.task.evaluate(forward, split, taken)
-        self.measured.append(Measured(self.stage, split, time.perf_counter() - began, asked, taken))
+            self.task.evaluate(forward, split, few)
+        _, few_seconds = self._timed(forward, split, few)
+        result, seconds = self._timed(forward, split, taken)
+        self.measured.append(Measured(self.stage, split, seconds, asked, taken, few_seconds, few))
         return result
+
+    def _timed(self, forward: Forward, split: str, examples: int) -> tuple[Evaluation, float]:
+        """Measure a network on some examples, and return the seconds that this took."""
+        began = time.perf_counter()
+        result = self.task.evaluate(forward, split, examples)
+        return result, time.perf_counter() - began
 
 
 @dataclass(frozen=True)
@@ -364,7 +387,7 @@ def _costs(
     evaluations = _measured_evaluations(recipe, observed, probe_seconds)
 
     # Whatever a rehearsal takes besides its steps, a run takes, too: rewiring, extracting, measuring latencies.
-    evaluating = sum(entry.seconds for entry in observed.measured)
+    evaluating = sum(entry.spent for entry in observed.measured)
     stepping = sum(_rehearsed_seconds(training, observed) for training in [teacher, *trainings] if training is not None)
     others = max(0.0, observed.wall - evaluating - stepping)
     if shared is not None:
@@ -427,7 +450,7 @@ def _cost_seconds(recipe: Mapping[str, Any], observed: Observed) -> float:
     measuring = 0.0
     for stage in recipe["stages"]:
         if "evaluate" in stage:
-            measuring += sum(entry.seconds for entry in observed.measured_in(stage_name(stage)))
+            measuring += sum(entry.spent for entry in observed.measured_in(stage_name(stage)))
     return max(0.0, observed.evaluate_seconds - measuring)
 
 

@@ -30,9 +30,9 @@ SLACK = 0.95
 """The part of the time that is planned for: the rest is for what no rehearsal shows."""
 EVALUATION_SHARE = 0.3
 """The part of the planned time that evaluations may take before they are cut down."""
-EXPORT_SECONDS = 12.0
+EXPORT_SECONDS = 8.0
 """What writing and verifying one network takes, in a fresh process, on a machine that does nothing else."""
-REPORT_SECONDS = 5.0
+REPORT_SECONDS = 3.0
 """What the report of a run takes there."""
 LEAST_SELECT = 100
 """Choices are made on at least as many examples, if there are as many."""

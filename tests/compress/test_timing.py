@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from nasframe.errors import UsageError
 from nasframe_compress.compose import FULL, LEAST_STEPS, Effort, Lengths
-from nasframe_compress.rehearsal import SampledTask, shortened, step_passes
+from nasframe_compress.rehearsal import Measured, SampledTask, shortened, step_passes
 from nasframe_compress.timing import (
     EVALUATION_SHARE,
     EXPORT_SECONDS,
@@ -152,12 +152,28 @@ def test_a_rehearsal_measures_on_few_examples_and_counts_all():
     assert task.evaluate(None, "select") == "select"
     task.evaluate(None, "select", 64)
     task.evaluate(None, "dev")
-    assert inner.asked == [32, 32, 32, 20]  # the first time twice, as it also imports
+    assert inner.asked == [8, 8, 40, 8, 40, 8, 20]  # the first time once more, as it also imports
     assert [(entry.split, entry.asked, entry.taken) for entry in task.measured] == [
-        ("select", 320, 32), ("select", 64, 32), ("dev", 20, 20)
+        ("select", 320, 40), ("select", 64, 40), ("dev", 20, 20)
     ]  # fmt: skip
-    first = task.measured[0]
-    assert first.whole_seconds == pytest.approx(10 * first.seconds)
+
+
+def test_what_every_measurement_takes_is_not_multiplied_by_the_examples():
+    fixed, of_example = 0.3, 0.01
+    measured = Measured(
+        "choose", "dev", seconds=fixed + 40 * of_example, asked=800, taken=40, few_seconds=fixed + 8 * of_example, few=8
+    )
+    assert measured.whole_seconds == pytest.approx(fixed + 800 * of_example)
+
+
+def test_on_a_busy_machine_an_example_still_takes_some_time():
+    interrupted = Measured("choose", "dev", seconds=0.4, asked=800, taken=40, few_seconds=2.0, few=8)
+    assert interrupted.whole_seconds == pytest.approx(0.4 + 760 * 0.5 * 0.01)
+
+
+def test_a_split_with_few_examples_takes_what_it_took():
+    small = Measured("choose", "dev", seconds=0.2, asked=8, taken=8, few_seconds=0.3, few=8)
+    assert small.whole_seconds == pytest.approx(0.2)
 
 
 def test_a_rehearsal_has_few_steps_and_trains_the_teacher_for_one_method():
