@@ -94,9 +94,7 @@ def measured(task: str, seed: int, way: str, cola: Path | None, trials: int, out
         (ledger,) = [dict(row) for row in store.rows("ledger") if row["stage"] == "search"]
         metric = store.get("data")["primary"]
         names = list(result["winners"])
-        scores = {
-            split: {n: store.model(n)["metrics"][split][metric] for n in names} for split in ("select", "dev")
-        }
+        scores = {split: {n: store.model(n)["metrics"][split][metric] for n in names} for split in ("select", "dev")}
     finally:
         store.close()
     return Row(
