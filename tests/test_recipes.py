@@ -25,7 +25,16 @@ RECIPES = files_of(str(ROOT / "recipes"))
 
 
 LONG_STUDIES = {
-    f"studies/{name}.yaml" for name in ("compressor_rates", "compressors", "device_rates", "devices", "yoco_defects")
+    f"studies/{name}.yaml"
+    for name in (
+        "compressor_rates",
+        "compressors",
+        "device_rates",
+        "devices",
+        "published_systems",
+        "published_system_rates",
+        "yoco_defects",
+    )
 }
 """Studies of so many arms that checking all of them takes seconds."""
 

@@ -28,8 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasframe import registry
 from nasframe.declarations import TEACHER
-from nasframe.errors import NasframeError
+from nasframe.errors import NasframeError, RecipeError, UsageError, listing
+from nasframe.interfaces import TrainerTraits, traits_of
 from nasframe.plan import asks_teacher
 from nasframe.progress import Progress
 from nasframe.recipe.loading import load_recipe
@@ -180,8 +182,9 @@ def rehearse_all(prepared: Prepared, seconds: float, clock: Callable[[], float])
         What each method costs, and whether it was rehearsed. All have the first one's teacher.
 
     Raises:
-        NasframeError: a stage fails, as it would have after hours.
+        NasframeError: a stage fails, as it would have after hours; or a method cannot be timed.
     """
+    _refuse_other_tasks(prepared.methods)
     first, *others = prepared.methods
     began = clock()
     shared = _rehearse(prepared, first, None)
@@ -195,6 +198,24 @@ def rehearse_all(prepared: Prepared, seconds: float, clock: Callable[[], float])
         time_of = _rehearse(prepared, method, shared).time
         longest = max(longest, clock() - began)
         yield replace(time_of, teacher=shared.time.teacher), True
+
+
+def _refuse_other_tasks(methods: Sequence[Method]) -> None:
+    """Refuse methods that train for other tasks than the user's: their texts and lengths have nothing to do with it.
+
+    Raises:
+        UsageError: names them.
+    """
+    names = []
+    for method in methods:
+        options = [next(iter(stage.values())) or {} for stage in method.stages]
+        if any("task" in of_stage for of_stage in options):
+            names.append(method.name)
+    if names:
+        raise UsageError(
+            f"--minutes: {listing(names)} also trains for a task of its own, which cannot be fitted to a time. "
+            "Expected other --methods, or no --minutes."
+        )
 
 
 def _rehearse(prepared: Prepared, method: Method, shared: Rehearsed | None) -> Rehearsed:
@@ -216,7 +237,8 @@ def _rehearse(prepared: Prepared, method: Method, shared: Rehearsed | None) -> R
                 observed = _run_stages(prepared, resolve(load_recipe(path)), folder / "run")
         except NasframeError as error:
             # A new error, since the notes of this one say how to go on with the rehearsal.
-            raise type(error)(f"{method.name}: {error}") from None
+            kind = UsageError if isinstance(error, RecipeError) else type(error)  # one of a recipe wants a list
+            raise kind(f"{method.name}: {error}") from None
     return _costs(prepared, method, recipe, observed, shared)
 
 
@@ -250,14 +272,19 @@ def shortened(stages: Sequence[Mapping[str, Any]], smoke: Mapping[str, Any], is_
         verb, written = next(iter(copy.deepcopy(dict(stage)).items()))
         options = written or {}
         name = stage_name(stage)
+        batch_size = options.get("batch_size")
         _apply(smoke, name, options)
         if verb == "train":
+            options.pop("batch_size", None)  # steps of the size that the whole training has are timed
+            if batch_size is not None:
+                options["batch_size"] = batch_size
             options.pop("epochs", None)
             options["max_steps"] = max(STEPS, options.get("max_steps", 0))
             if name == TEACHER and not is_first:
                 options["max_steps"] = 1
                 options.pop("keep", None)
-            options["modifiers"] = [*(options.get("modifiers") or []), {"use": "stopwatch"}]
+            if takes_modifiers(options):
+                options["modifiers"] = [*(options.get("modifiers") or []), {"use": "stopwatch"}]
         elif verb == "search":
             options.pop("examples", None)  # the task takes a few by itself, and knows how many it should have
             options |= {"trials": TRIALS, "finalists": 1}
@@ -267,6 +294,19 @@ def shortened(stages: Sequence[Mapping[str, Any]], smoke: Mapping[str, Any], is_
             probe.use["batches"] = 1
         short.append({verb: options})
     return short
+
+
+def takes_modifiers(options: Mapping[str, Any]) -> bool:
+    """Tell whether the trainer of a stage has a place for modifiers.
+
+    >>> takes_modifiers({}), takes_modifiers({"trainer": {"use": "blockwise"}})
+    (True, False)
+    """
+    use = options.get("trainer")
+    if use is None:
+        return True
+    name, _ = registry.use_of(use)
+    return bool(traits_of(TrainerTraits, registry.find("trainer", name).load()).takes_modifiers)
 
 
 def _apply(smoke: Mapping[str, Any], name: str, options: dict[str, Any]) -> None:
@@ -362,6 +402,25 @@ def _laps(store: RunStore) -> dict[str, list[list[float]]]:
     laps: dict[str, list[list[float]]] = {}
     for (stage, _), times in by_network.items():
         laps.setdefault(stage, []).append([seconds for _, seconds in sorted(times)])
+    return _ledger_laps(store) | laps
+
+
+def _ledger_laps(store: RunStore) -> dict[str, list[list[float]]]:
+    """Return stage → the mean time of its steps, each written once, as its ledger has it: of one network.
+
+    That is all that is known of a trainer without modifiers, which cannot have a stopwatch.
+    """
+    seconds: dict[str, float] = {}
+    steps: dict[str, int] = {}
+    for row in store.rows("ledger"):
+        if row["role"] in ("student", "teacher"):
+            seconds[row["stage"]] = seconds.get(row["stage"], 0.0) + row["run_seconds"]
+        if row["role"] == "student":
+            steps[row["stage"]] = row["steps"]
+    laps = {}
+    for stage, count in steps.items():
+        if count:
+            laps[stage] = [[seconds[stage] / count] * max(count - 1, 1)]
     return laps
 
 
@@ -538,6 +597,8 @@ def _training(
     """
     options = stage["train"]
     batch = _batch_size(stage)
+    steps_in_epoch = math.ceil(examples / batch)
+    epochs = options["epochs"] / factor if "epochs" in options else options["max_steps"] / steps_in_epoch
     # The mean and not the median: steps of large and small sub-networks take turns.
     step_seconds = float(np.mean([np.mean(times) for times in laps]))
     teachers = sum(asks_teacher(modifier) for modifier in options.get("modifiers") or ())
@@ -547,8 +608,8 @@ def _training(
         evaluated = float(np.mean([entry.whole_seconds for entry in evaluations]))
     return Training(
         stage=stage_name(stage),
-        epochs=float(options["epochs"]) / factor,
-        steps_in_epoch=math.ceil(examples / batch),
+        epochs=float(epochs),
+        steps_in_epoch=steps_in_epoch,
         step_seconds=step_seconds,
         cached_seconds=min(cached, 0.9 * step_seconds),
         networks=len(laps),

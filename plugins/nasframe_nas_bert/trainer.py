@@ -178,6 +178,7 @@ class _Fit:
         self.candidates = self._candidates()
         self.survivors = self._survivors()
         self.macs = self._macs()
+        self._parents_macs: dict[tuple[tuple[int, ...], int], float] = {}
         self.examined = self._validation()
         parts: dict[str, Any] = {
             "net": self.net,
@@ -344,11 +345,13 @@ class _Fit:
                     f"stage {job.stage!r}: training diverged at step {self.step} of {self.total}: the loss of {part} "
                     f"is {value}. A lower learning_rate may help."
                 )
-            loss.backward()
-            optim.clip(self._parameters(part), job.options.max_grad_norm)
             self.losses[part].append(value)
             macs = float(self.macs[part][candidate]) * tokens
-            self.ledger.add("student", forward_macs=macs, backward_macs=2 * macs)
+            self.ledger.add("student", forward_macs=macs)
+            if loss.requires_grad:  # a block that is left out has no weights
+                loss.backward()
+                optim.clip(self._parameters(part), job.options.max_grad_norm)
+                self.ledger.add("student", backward_macs=2 * macs)
         self.optimizer.step()
         self.step += 1
         self.ledger.add("student", steps=1, examples=len(batch), tokens=tokens, seconds=time.perf_counter() - began)
@@ -466,15 +469,28 @@ class _Fit:
                 count = len(mask)
                 total += float(error) * count
                 examples += count
+                macs = float(self.macs[part][candidate]) * mask.numel() + self._parent_macs(output, mask, following)
+                self.ledger.add("evaluation", examples=count, tokens=mask.numel(), forward_macs=macs)
         self.ledger.add("evaluation", evaluations=1)
         return max(total / examples, 0.0)  # rounding makes a divergence of 0 negative
 
     def _through_parent(self, states: torch.Tensor, mask: torch.Tensor, first: int) -> torch.Tensor:
         """Run the teacher's own blocks from one on."""
-        for block in list(self.parent.blocks)[first:]:
-            for layer in block:
-                states = layer(states, mask)
-        return states
+        return _through_blocks(self.parent, states, mask, first)
+
+    def _parent_macs(self, states: torch.Tensor, mask: torch.Tensor, first: int) -> float:
+        """Return the multiply-adds of the teacher's own blocks from one on and its head, on states of this shape."""
+        from nasframe.nn.traced import forward_macs, weightless
+
+        key = (tuple(mask.shape), first)
+        if key not in self._parents_macs:
+            parent: Any = weightless(self.parent)
+
+            def forward(states: torch.Tensor, mask: torch.Tensor) -> Any:
+                return parent.head(_through_blocks(parent, states, mask, first))
+
+            self._parents_macs[key] = forward_macs(forward, {"states": states, "mask": mask})
+        return self._parents_macs[key]
 
     @functools.cached_property
     def parent(self) -> Any:
@@ -557,6 +573,14 @@ class _Fit:
         self.step = state["step"]
         self.net.measured = state["measured"]  # bins were made by these times, and a new measurement would differ
         self.losses = {part: list(losses) for part, losses in state["losses"].items()}
+
+
+def _through_blocks(parent: Any, states: torch.Tensor, mask: torch.Tensor, first: int) -> torch.Tensor:
+    """Run the blocks of a chain from one on."""
+    for block in list(parent.blocks)[first:]:
+        for layer in block:
+            states = layer(states, mask)
+    return states
 
 
 def _prices_by_pieces(space: Any, net: Any, estimator: Any, cost: str) -> dict[str, float]:

@@ -5,8 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasframe.errors import UsageError
+from nasframe.records import LedgerEntry
+from nasframe.store import RunStore
 from nasframe_compress.compose import FULL, LEAST_STEPS, Effort, Lengths
-from nasframe_compress.rehearsal import Measured, SampledTask, shortened, step_passes
+from nasframe_compress.methods import find_method, stage_name
+from nasframe_compress.rehearsal import (
+    STEPS,
+    Measured,
+    SampledTask,
+    _laps,
+    _refuse_other_tasks,
+    _training,
+    shortened,
+    step_passes,
+)
 from nasframe_compress.timing import (
     EVALUATION_SHARE,
     EXPORT_SECONDS,
@@ -199,3 +211,32 @@ def test_a_rehearsal_has_few_steps_and_trains_the_teacher_for_one_method():
 def test_the_passes_of_a_step():
     assert step_passes({}, 0.5) == 3
     assert step_passes({"models": ["best@*"], "modifiers": [{"use": "kd", "teacher": "teacher"}]}, 0.5) == 2.5
+
+
+def test_a_stage_without_a_place_for_modifiers_has_no_stopwatch_and_its_own_batches():
+    puzzle = find_method("puzzle")
+    stages = {stage_name(stage): next(iter(stage.values())) for stage in shortened(puzzle.stages, puzzle.smoke, True)}
+    assert "modifiers" not in stages["library"]
+    assert "batch_size" not in stages["library"]  # with fewer examples, steps would seem shorter than they are
+    assert stages["library"]["max_steps"] == STEPS
+    assert stages["uptraining"]["modifiers"][-1] == {"use": "stopwatch"}
+
+
+def test_steps_without_a_stopwatch_have_the_time_of_the_ledger(tmp_path):
+    store = RunStore(tmp_path / "run", create=True, recipe="nasframe: 1\n")
+    store.start_stage("library", 0, "train")
+    entries = [LedgerEntry("student", steps=4, seconds=6.0), LedgerEntry("teacher", steps=5, seconds=2.0)]
+    store.add_ledger("library", [*entries, LedgerEntry("evaluation", evaluations=9, seconds=50.0)])
+    assert _laps(store) == {"library": [[2.0, 2.0, 2.0]]}  # of four steps the first one has no time
+    store.close()
+
+
+def test_a_training_counted_in_steps_has_as_many():
+    training = _training({"train": {"name": "language", "max_steps": 600}}, [[0.5]], 320, 0.1, 2.0, [])
+    assert training.epochs * training.steps_in_epoch == pytest.approx(600)
+
+
+def test_methods_with_a_task_of_their_own_cannot_be_fitted_to_a_time():
+    _refuse_other_tasks([find_method("puzzle"), find_method("adabert")])
+    with pytest.raises(UsageError, match="--minutes: nas_bert also trains for a task of its own"):
+        _refuse_other_tasks([find_method("puzzle"), find_method("nas_bert")])

@@ -348,8 +348,8 @@ def test_the_loss_is_that_of_the_formula(tmp_path):
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
 
 
-def test_the_whole_block_of_the_teacher_changes_nothing(tmp_path):
-    """Puzzle's score of the teacher's own block is 0, and that of leaving a block out is not."""
+def puzzle_fit(tmp_path):
+    """Return the training of Puzzle's library, before its first step."""
     from nasframe_nas_bert.trainer import _Fit
 
     this_job = job(tmp_path)
@@ -357,9 +357,50 @@ def test_the_whole_block_of_the_teacher_changes_nothing(tmp_path):
     space = OperatorChains(blocks=3, pattern=PATTERN, start="teacher", config=teacher.config)
     this_job.space = space
     this_job.net = space.supernet(teacher)
-    fit = _Fit(
-        Blockwise(bins=0, batches=1, score="replace", notify=lambda place, text: None), this_job, torch.device("cpu")
+    trainer = Blockwise(bins=0, batches=1, score="replace", notify=lambda place, text: None)
+    return _Fit(trainer, this_job, torch.device("cpu"))
+
+
+def test_a_layer_that_is_left_out_has_nothing_to_learn(tmp_path):
+    """Its candidate is drawn as the others are, has no weights, and costs nothing."""
+    fit = puzzle_fit(tmp_path)
+    nothing = [str(chain) for chain in fit.space.chains].index("32: - -")
+    for name in fit.space.block_names:
+        fit.survivors[name].left = np.array([nothing])  # so that all steps draw it
+    before = {name: value.clone() for name, value in fit.net.blocks.state_dict().items()}
+    entries = {entry.role: entry for entry in fit.run().ledger}
+    assert all(torch.equal(before[name], value) for name, value in fit.net.blocks.state_dict().items())
+    assert set(fit.net.losses["block.0"]) == {"32: - -"}
+    embedding = sum(3 * count for count in fit.macs["embedding"])
+    assert entries["student"].forward_macs + entries["student"].backward_macs == pytest.approx(
+        float(embedding) * entries["student"].tokens
     )
+
+
+def test_measuring_the_teacher_with_a_block_replaced_is_in_the_ledger(tmp_path):
+    """The candidate, the teacher's layers behind it, and the head: counted by hooks on what really ran."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    fit = puzzle_fit(tmp_path)
+    fit.net.eval()
+    first = fit.space.block_names[0]
+    candidate = [str(chain) for chain in fit.space.chains].index("32: mha ffn")
+    fit.divergence(first, candidate)  # builds and counts, once, what the counter below should not see
+    before = {entry.role: entry.forward_macs for entry in fit.ledger.entries()}["evaluation"]
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # torch counts no other on CPUs
+        fit.divergence(first, candidate)
+    after = {entry.role: entry.forward_macs for entry in fit.ledger.entries()}["evaluation"]
+    with FlopCounterMode(display=False) as of_head, torch.no_grad():
+        for _, states in fit.examined:
+            fit.parent.head(states[-1])  # on the teacher's own states, which need not be computed for each candidate
+    assert after - before == pytest.approx((counter.get_total_flops() - of_head.get_total_flops()) / 2, rel=0.02)
+
+
+def test_the_whole_block_of_the_teacher_changes_nothing(tmp_path):
+    """Puzzle's score of the teacher's own block is 0, and that of leaving a block out is not."""
+    fit = puzzle_fit(tmp_path)
+    space = fit.space
     fit.net.eval()
     names = [str(chain) for chain in space.chains]
     whole = names.index("32: mha ffn")
