@@ -359,6 +359,8 @@ def _kind_of(
 ) -> tuple[Kind, str]:
     """Return what the labels are, and the reason if it was chosen here."""
     _refuse_unlike_options(label, kind, separator)
+    if separator is not None:
+        _refuse_absent_separator(frame, place, label[0], separator)
     if kind == "multi_label" or len(label) > 1 or separator is not None:
         return "multi_label", ""  # the task reads each cell, and refuses what is no yes or no
     (column,) = label
@@ -400,6 +402,18 @@ def _refuse_unlike_options(label: Sequence[str], kind: str, separator: str | Non
         raise UsageError("--separator: stands between the labels of one column. Expected one column as --label.")
     if separator is not None and not may_be_several:
         raise UsageError(f"--separator: stands between several labels. Expected none for --task {kind}.")
+
+
+def _refuse_absent_separator(frame: pd.DataFrame, place: str, column: str, separator: str) -> None:
+    """Refuse a separator that stands in no cell: each combination of labels would be a label of its own."""
+    texts = [value for value in frame[column] if isinstance(value, str)]
+    if any(separator in text for text in texts):
+        return
+    seen = obvious_separator(texts)
+    hint = "" if seen is None else f" Did you mean {seen!r}?"
+    raise UsageError(
+        f"--separator {separator!r}: stands in no cell of {column!r} in {place}. Expected one that does.{hint}"
+    )
 
 
 def _refuse_other_than_numbers(texts: Sequence[str], place: str, column: str) -> None:

@@ -186,3 +186,51 @@ def test_numbers_among_labels_and_as_texts_are_said():
         "'text' has only numbers as texts",
         "'label' has numbers among its texts (20 of 40 cells, as 1), which are taken for classes, too",
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--dev", "mails.csv"], "--dev mails.csv: is the data themselves, so that every example to report on"),
+        (["--dev", "./mails.csv"], "--dev ./mails.csv: is the data themselves"),
+        (["--out", "mails.csv/new"], "mails.csv: cannot be written (Not a directory). A file lies where a folder"),
+        (["--out", "mails.csv/new/deep"], "mails.csv: cannot be written (Not a directory)"),
+    ],
+)
+def test_a_report_on_the_training_data_and_a_folder_below_a_file_are_refused_before_loading(
+    user, capsys, monkeypatch, arguments, problem
+):
+    monkeypatch.setattr("nasframe_compress.look.import_libraries", lambda: pytest.fail("the model was loaded"))
+    assert main(["compress", "tuned", "mails.csv", "--no-progress", *arguments]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_folder_without_rights_is_refused_before_loading(user, capsys, monkeypatch):
+    monkeypatch.setattr("nasframe_compress.look.import_libraries", lambda: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert init("tuned", "mails.csv") == 2
+    assert "out: cannot be written (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_separator_that_stands_in_no_cell_is_refused():
+    cells = ["bug;urgent", "bug", "urgent", "bug;urgent"] * 10
+    frame = pandas.DataFrame({"text": [f"some words {row}" for row in range(40)], "tags": cells})
+    with pytest.raises(
+        UsageError, match=r"--separator ';;': stands in no cell of 'tags' in t\.csv.*Did you mean ';'\?"
+    ):
+        choose_columns(frame, "t.csv", (), ("tags",), "auto", separator=";;")
+    assert choose_columns(frame, "t.csv", (), ("tags",), "auto", separator=";").kind == "multi_label"
+
+
+@pytest.mark.parametrize("budget", ["70%", "67%", "macs<=90%"])
+def test_a_share_above_what_layers_leave_is_refused_before_training(user, capsys, budget):
+    """Of three layers, rosita keeps two, which are less than these budgets before anything else is pruned."""
+    assert init("tuned", "mails.csv", "--methods", "rosita", "--budget", budget) == 2
+    said = capsys.readouterr().err
+    assert "--methods rosita: it first leaves 2 of 3 layers, 66.7% of the encoder" in said
+    assert f"as --budget {budget!r} asks. Expected a smaller budget" in said
+    assert not (user / "out").exists()
+
+
+def test_a_share_below_what_layers_leave_is_written(user):
+    assert init("tuned", "mails.csv", "--methods", "rosita", "--budget", "66%") == 0
