@@ -55,7 +55,7 @@ def public(value: Any) -> Any:
     ['b.tsv', 3]
     """
     if isinstance(value, Mapping):
-        return {key: item if key in ("use", "hub") else public(item) for key, item in value.items()}
+        return {key: _public_option(key, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [public(item) for item in value]
     if not isinstance(value, str) or not _looks_local(value):
@@ -63,12 +63,26 @@ def public(value: Any) -> Any:
     return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
 
 
+def _public_option(key: str, value: Any) -> Any:
+    """Return one option's value without folders of this machine; ids of plugins and of the hub may have a slash."""
+    if key == "use" or (key == "hub" and not _is_local_folder(value)):
+        return value
+    return public(value)
+
+
 def _looks_local(text: str) -> bool:
     """Tell whether a text is a path that means something on this machine only; a hub id has one slash and no file."""
+    has_ending = bool(os.path.splitext(text)[1])
+    return _is_local_folder(text) or ("/" in text and has_ending)
+
+
+def _is_local_folder(text: Any) -> bool:
+    """Tell whether a text is the path of a folder, as the option ``hub`` may have, and not an id of the hub."""
+    if not isinstance(text, str):
+        return False
     if text.startswith(("/", "~", ".")) or "\\" in text or text.count("/") > 1:
         return True
-    has_ending = bool(os.path.splitext(text)[1])
-    return "/" in text and (has_ending or os.path.exists(text))
+    return "/" in text and os.path.exists(text)
 
 
 def data_set(task: Any) -> dict[str, str]:
@@ -90,7 +104,7 @@ def data_set(task: Any) -> dict[str, str]:
         value = options.get(option)
         if not isinstance(value, str):
             continue
-        if option == "hub":
+        if option == "hub" and not _is_local_folder(value):
             config = options.get("config")
             return {"type": value, "name": value} | ({"config": str(config)} if config else {})
         if option == "name":
@@ -146,7 +160,7 @@ def front_matter(name: str, sizes: Mapping[str, Any], card: Mapping[str, Any]) -
         "pipeline_tag": pipeline,
         "metrics": of_hub or None,
     }
-    if isinstance(task, Mapping) and "hub" in task:
+    if isinstance(task, Mapping) and "hub" in task and not _is_local_folder(task["hub"]):
         fields["datasets"] = [data["type"]]
     if results:  # without results there is no model-index, which a name alone would begin
         fields |= {"model_name": name, "eval_results": results}

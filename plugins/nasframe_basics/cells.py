@@ -41,10 +41,10 @@ class Row:
         """Return a column's value; ``None`` is refused like a missing one."""
         value = self.values.get(column)
         if value is None:  # readers write gaps, such as JSON's null, as None
+            if column in self.values:
+                raise UsageError(f"{self.place}: {column!r} is empty (null). Expected a value in each row.")
             names = ", ".join(map(repr, self.values))
-            hint = ""
-            if column not in self.values:
-                hint = suggestion(column, map(str, self.values))
+            hint = suggestion(column, map(str, self.values))
             raise UsageError(f"{self.place}: no {column!r}. Expected a value in each row; the row has {names}.{hint}")
         return value
 

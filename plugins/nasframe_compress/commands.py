@@ -287,10 +287,12 @@ def _prepared(request: Request, out: Path | None, began: float, will_run: bool, 
     from rich.console import Console
 
     from nasframe.progress import Progress
+    from nasframe.storage import refuse_unwritable
     from nasframe_compress.look import described
     from nasframe_compress.prepare import prepare, refuse_used
 
     folder = _folder(request, out)
+    refuse_unwritable(folder)
     refuse_used(folder)
     progress = Progress(False if no_progress else None)
     prepared = prepare(request, folder, _asker(), progress)
@@ -418,7 +420,8 @@ def _written(prepared: Prepared, settings: Settings, no_progress: bool) -> Path:
     if prepared.request.minutes is None:
         with Progress(False if no_progress else None).bar("timing a few steps"):
             seconds = estimated_seconds(prepared, path)
-        tell(f"time   about {duration(seconds)} on this machine, by a few timed steps")
+        tell(f"time   about {duration(seconds)} to train and measure on this machine, by a few timed steps;")
+        tell("       then a fresh process verifies what is shipped")
     tell(f"place  {prepared.folder}")
     return path
 

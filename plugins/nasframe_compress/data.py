@@ -23,6 +23,8 @@ SELECT_ROWS = 2000
 """Rows of a large table that choices are made on."""
 DEV_ROWS = 5000
 """Rows of a large table that are set aside to report on."""
+FEWEST_ROWS = 20
+"""Examples of a table below which nothing can be learned, and the tenth for choices has one or none."""
 LARGE = 0.8
 """Share of the largest class from which on accuracy says little."""
 
@@ -61,6 +63,7 @@ def find_data(request: Request, ask: Ask | None = None) -> Data:
         raise UsageError(
             f"--task {request.task!r}: unknown. Expected one of {listing(known)}.{suggestion(request.task, known)}"
         )
+    _refuse_swapped(request)
     path = Path(request.data).expanduser()
     if path.is_file():
         return _of_table(request, path, ask)
@@ -71,13 +74,24 @@ def find_data(request: Request, ask: Ask | None = None) -> Data:
     return _of_hub(request, request.data, ask)
 
 
+def _refuse_swapped(request: Request) -> None:
+    """Refuse a table in the place of the model, and a model in the place of the data."""
+    order = "Expected the model first, then the data"
+    model = Path(request.model).expanduser()
+    if model.is_file():
+        raise UsageError(f"{request.model}: a file, not a model. {order}; a model is a directory or an id of the hub.")
+    data = Path(request.data).expanduser()
+    if any((data / name).is_file() for name in ("config.json", "model.safetensors", "pytorch_model.bin")):
+        raise UsageError(f"{request.data}: a model, not data. {order}: a table, a folder of tables or a data set.")
+
+
 def _looks_like_path(text: str) -> bool:
     return text.startswith((".", "/", "~")) or Path(text).suffix in READERS or text.count("/") > 1
 
 
 def _similar_file(path: Path) -> str:
     """Suggest a file beside the one that does not exist."""
-    if not path.parent.is_dir():
+    if path.exists() or not path.parent.is_dir():
         return ""
     return suggestion(path.name, [entry.name for entry in path.parent.iterdir()])
 
@@ -91,6 +105,10 @@ def _of_table(request: Request, path: Path, ask: Ask | None) -> Data:
         raise UsageError(f"--task {request.task}: is for a folder of GLUE's files. Expected no file: {path}.")
     frame = peek(path)
     columns = _columns(frame, str(path), request, ask)
+    if len(frame) < FEWEST_ROWS:
+        raise UsageError(
+            f"{path}: {len(frame)} examples. Expected at least {FEWEST_ROWS}, to train, choose and report."
+        )
     files: dict[str, Any] = {"train": str(path.absolute())}
     said = list(columns.said)
     if len(frame) == PEEK:  # and there are probably more
@@ -99,6 +117,11 @@ def _of_table(request: Request, path: Path, ask: Ask | None) -> Data:
         dev = Path(request.dev).expanduser()
         if not dev.is_file():
             raise UsageError(f"--dev {request.dev}: no such file.{_similar_file(dev)}")
+        if dev.samefile(path):
+            raise UsageError(
+                f"--dev {request.dev}: is the data themselves, so that every example to report on would be trained on. "
+                "Expected another file, or no --dev: then a fifth of the data is set aside."
+            )
         files["dev"] = str(dev.absolute())
     return Data(_text_task(request, files, columns), path.stem, tuple(said))
 

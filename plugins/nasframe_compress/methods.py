@@ -146,6 +146,25 @@ def stage_name(stage: Mapping[str, Any]) -> str:
     return str(options.get("name") or options.get("save_as") or verb)
 
 
+def layers_left(method: Method, layers: int) -> int:
+    """Return how many layers a method keeps before it prunes to a share; it is all of them for most.
+
+    Args:
+        method: the method.
+        layers: of the network.
+
+    >>> layers_left(find_method("rosita"), 3), layers_left(find_method("hspg"), 3)
+    (2, 3)
+    """
+    for stage in method.stages:
+        (options,) = stage.values()
+        for modifier in (options or {}).get("modifiers", ()):
+            if modifier["use"] == "scheduled_prune" and "layers" in modifier:
+                share = float(modifier["layers"].removesuffix("%")) / 100
+                return max(1, int(layers * share + 0.5))  # as the modifier rounds
+    return layers
+
+
 BITS = ("bits", "encoder_bits")
 
 

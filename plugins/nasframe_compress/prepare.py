@@ -35,8 +35,8 @@ from nasframe_compress.compose import (
 )
 from nasframe_compress.data import Ask, Data, find_data
 from nasframe_compress.look import Look, format_inputs, look, task_with_metric
-from nasframe_compress.methods import Method, find_method, refuse_unfit
-from nasframe_compress.request import Request, budget_text
+from nasframe_compress.methods import Method, find_method, layers_left, refuse_unfit
+from nasframe_compress.request import Budget, Request, budget_text
 from nasframe_compress.sizes import ShareFinder, format_within
 from nasframe_studies.file import load_study
 
@@ -161,8 +161,27 @@ def _targets(method: Method, request: Request, seen: Look, data: Data, finder: S
     for budget, name in zip(request.budgets, names, strict=True):
         if method.repeat is not None and method.repeat.keeps_layers:
             finder.require_reach(budget)
-        targets.append(Target(budget, name, share=finder.share(budget, shapes_are_known)))
+        share = finder.share(budget, shapes_are_known)
+        if method.repeat is not None:
+            _refuse_more_than_left(method, budget, share.percent, seen.sizes["layers"])
+        targets.append(Target(budget, name, share=share))
     return targets
+
+
+def _refuse_more_than_left(method: Method, budget: Budget, percent: float, layers: int) -> None:
+    """Refuse a share that a method has fallen below before it prunes to it, because whole layers go first.
+
+    Its pruning would have nothing to remove, which its stage would refuse only after the trainings before it.
+    """
+    left = layers_left(method, layers)
+    largest = 100 * left / layers  # all layers of an encoder have the same size
+    if left == layers or percent < largest:
+        return
+    raise UsageError(
+        f"--methods {method.name}: it first leaves {left} of {layers} layers, {largest:.1f}% of the encoder, and so "
+        f"cannot prune to {percent:g}%, as --budget {budget_text(budget)!r} asks. Expected a smaller budget, or "
+        "another method."
+    )
 
 
 def _factor(method: Method, methods: Sequence[Method], request: Request) -> float:

@@ -6,6 +6,8 @@ Only columns that are obvious are chosen. The task reads the data again, row by 
 from __future__ import annotations
 
 import csv
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +61,11 @@ IDS = ("id", "idx", "index", "guid", "uid", "unnamed: 0")
 
 SEPARATORS = {".csv": "commas in a .csv file", ".tsv": "tabs in a .tsv file"}
 """What stands between the values of each kind of file."""
+QUOTING: Mapping[str, Mapping[str, Any]] = {
+    ".csv": {"delimiter": ","},
+    ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
+}
+"""How the standard library reads each of them."""
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}
 """What may stand there instead, as spreadsheets of some countries write it."""
 
@@ -114,6 +121,8 @@ def peek(path: Path) -> pd.DataFrame:
         hint = suggestion(path.suffix, READERS)
         raise UsageError(f"{path}: unknown kind of file {path.suffix!r}. Expected {known}.{hint}")
     try:
+        if path.suffix in SEPARATORS:  # before the rows, which pandas cannot parse if the separator is another one
+            _check_header(path)
         frame = reader(path)
     except ImportError:
         raise UsageError(f"{path}: reading Parquet needs pyarrow. Expected: pip install 'nasframe[hub]'.") from None
@@ -122,13 +131,50 @@ def peek(path: Path) -> pd.DataFrame:
             f"{path}: byte {error.start:,} is no UTF-8. Expected a file in UTF-8, as spreadsheets save it under "
             "'CSV UTF-8'."
         ) from None
+    except UsageError:
+        raise
     except (ValueError, OSError, csv.Error) as error:  # the bases of pandas' and pyarrow's errors
+        if path.suffix == ".jsonl":
+            _refuse_odd_line(path)
         raise UsageError(f"{path}: cannot be read ({_first_line(error)}).") from None
     if frame.empty:
         raise UsageError(f"{path}: no rows. Expected a header and at least one example.")
+    if path.suffix == ".jsonl" and not all(isinstance(name, str) for name in frame.columns):
+        _refuse_odd_line(path)  # pandas numbers the columns if the lines are lists
     frame.columns = [str(name) for name in frame.columns]
-    _refuse_other_separator(path, list(frame.columns))
     return frame
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a text table without a header, with another separator, or with two columns of one name.
+
+    pandas would call the second of these columns ``NAME.1``, a name that is not in the file.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, **QUOTING[path.suffix])
+        header = next((fields for fields in rows if fields), None)
+    if header is None:
+        raise UsageError(f"{path}: empty. Expected a header and at least one example.")
+    _refuse_other_separator(path, header)
+    counts = Counter(name.strip() for name in header if name.strip())
+    doubled = [repr(name) for name, count in counts.items() if count > 1]
+    if doubled:
+        raise UsageError(f"{path}:1: more than one column {', '.join(doubled)}. Expected each name once.")
+
+
+def _refuse_odd_line(path: Path) -> None:
+    """Refuse the first line of a JSONL file that is not a JSON object, if there is one."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            place = f"{path}:{number}"
+            try:
+                values = json.loads(line)
+            except ValueError as error:
+                raise UsageError(f"{place}: not JSON ({error}). Expected one object a line.") from None
+            if not isinstance(values, dict):
+                raise UsageError(f"{place}: a JSON {type(values).__name__}. Expected one object a line.")
 
 
 def _refuse_other_separator(path: Path, columns: Sequence[str]) -> None:
@@ -208,6 +254,8 @@ def choose_columns(
         text = _guessed_texts(frame, place, label)
         named = " and ".join(map(repr, text))
         said.append(f"texts are in column {named}" if len(text) == 1 else f"pairs of texts are in columns {named}")
+    else:
+        said += [f"{name!r} has only numbers as texts" for name in text if _has_only_numbers(frame[name])]
     if not label:
         label = (_guessed_label(frame, place, text),)
         said.append(f"labels are in column {label[0]!r}")
@@ -231,7 +279,7 @@ def _guessed_texts(frame: pd.DataFrame, place: str, label: Sequence[str]) -> tup
         return (texts[0],)
     option = "--text"
     if not texts:
-        names = ", ".join(map(repr, frame.columns))
+        names = ", ".join(_with_empty_cells(frame, name) for name in frame.columns)
         message = f"{place}: no column looks like texts. Expected {option} COLUMN; there are: {names}."
         raise Ambiguous(option, message, list(frame.columns))
     names = ", ".join(map(repr, texts))
@@ -242,6 +290,12 @@ def _guessed_texts(frame: pd.DataFrame, place: str, label: Sequence[str]) -> tup
     raise Ambiguous(option, message, texts)
 
 
+def _with_empty_cells(frame: pd.DataFrame, name: str) -> str:
+    """Return a column's name, with how many of its cells are empty if there are any."""
+    empty = sum(_is_empty(value) for value in frame[name])
+    return f"{name!r} ({empty:,} of {len(frame):,} empty)" if empty else repr(name)
+
+
 def _is_text(column: pd.Series) -> bool:
     """Tell whether a column holds texts: strings of several words, most of them different."""
     values = [value for value in column if isinstance(value, str) and value.strip()]
@@ -250,6 +304,11 @@ def _is_text(column: pd.Series) -> bool:
     words = sum(len(value.split()) for value in values) / len(values)
     distinct = len(set(values)) / len(values)
     return words >= WORDS and distinct >= DISTINCT
+
+
+def _has_only_numbers(column: pd.Series) -> bool:
+    """Tell whether a column of texts holds numbers only, as a column of row numbers does."""
+    return all(_is_number(str(value)) for value in column if not _is_list(value))
 
 
 # ---- labels
@@ -300,6 +359,8 @@ def _kind_of(
 ) -> tuple[Kind, str]:
     """Return what the labels are, and the reason if it was chosen here."""
     _refuse_unlike_options(label, kind, separator)
+    if separator is not None:
+        _refuse_absent_separator(frame, place, label[0], separator)
     if kind == "multi_label" or len(label) > 1 or separator is not None:
         return "multi_label", ""  # the task reads each cell, and refuses what is no yes or no
     (column,) = label
@@ -319,8 +380,17 @@ def _kind_of(
         return "multi_label", why_several
     _refuse_nearly_scores(texts, place, column)
     if not all(_is_number(text) for text in texts):
-        return "classification", ""
+        return "classification", _why_mixed(values, column)
     return _kind_of_numbers(texts, column)
+
+
+def _why_mixed(values: Sequence[Any], label: str) -> str:
+    """Return that a JSONL file has both numbers and texts as labels; empty if it has only one of them."""
+    numbers = [value for value in values if not isinstance(value, str)]
+    if not numbers or len(numbers) == len(values):
+        return ""
+    odd = f"{len(numbers):,} of {len(values):,} cells, as {numbers[0]!r}"
+    return f"{label!r} has numbers among its texts ({odd}), which are taken for classes, too"
 
 
 def _refuse_unlike_options(label: Sequence[str], kind: str, separator: str | None) -> None:
@@ -332,6 +402,18 @@ def _refuse_unlike_options(label: Sequence[str], kind: str, separator: str | Non
         raise UsageError("--separator: stands between the labels of one column. Expected one column as --label.")
     if separator is not None and not may_be_several:
         raise UsageError(f"--separator: stands between several labels. Expected none for --task {kind}.")
+
+
+def _refuse_absent_separator(frame: pd.DataFrame, place: str, column: str, separator: str) -> None:
+    """Refuse a separator that stands in no cell: each combination of labels would be a label of its own."""
+    texts = [value for value in frame[column] if isinstance(value, str)]
+    if any(separator in text for text in texts):
+        return
+    seen = obvious_separator(texts)
+    hint = "" if seen is None else f" Did you mean {seen!r}?"
+    raise UsageError(
+        f"--separator {separator!r}: stands in no cell of {column!r} in {place}. Expected one that does.{hint}"
+    )
 
 
 def _refuse_other_than_numbers(texts: Sequence[str], place: str, column: str) -> None:
@@ -398,6 +480,11 @@ def _is_missing(value: Any) -> bool:
     if _is_list(value):
         return False
     return value is None or (isinstance(value, float) and value != value) or value == ""
+
+
+def _is_empty(value: Any) -> bool:
+    """Tell whether a cell is missing or has only white space."""
+    return _is_missing(value) or (isinstance(value, str) and not value.strip())
 
 
 def _is_number(text: str) -> bool:

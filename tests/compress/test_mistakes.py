@@ -114,3 +114,123 @@ def test_scores_with_a_few_other_values_do_not_become_classes(odd):
 def test_what_has_no_effect_on_a_resumed_compression_is_refused(user, capsys, arguments, named):
     assert main(["compress", *arguments, "--resume", "out", "--no-progress"]) == 2
     assert f"nasframe: {named}--resume goes on with a compression as it is" in capsys.readouterr().err
+
+
+MANY = "".join(f"words number {row} here,{'ham' if row % 3 else 'spam'}\n" for row in range(60))
+"""Sixty rows of a text and a class."""
+MANY_LINES = "".join(f'{{"body": "some words {row}", "folder": "{row % 2}"}}\n' for row in range(60))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("twice.csv", "body,body\n" + MANY, "twice.csv:1: more than one column 'body'. Expected each name once."),
+        ("bare.csv", "", "bare.csv: empty. Expected a header and at least one example."),
+        (
+            "semicolons.csv",  # of which a text has commas, so that pandas cannot parse its rows
+            "body;folder\n" + MANY.replace(",", ";") + "one, two, three and, four;ham\n",
+            "its only column is 'body;folder', so semicolons stand between the values. Expected commas",
+        ),
+        (
+            "short.csv",
+            "body,folder\n" + "".join(MANY.splitlines(True)[:6]),
+            "short.csv: 6 examples. Expected at least 20",
+        ),
+        ("odd.jsonl", MANY_LINES + '{"body": "x", "folder": no}\n', "odd.jsonl:61: not JSON ("),
+        ("lists.jsonl", '["some words", "ham"]\n' * 60, "lists.jsonl:1: a JSON list. Expected one object a line."),
+        (
+            "gaps.csv",
+            "body,folder\n" + MANY + ",ham\n" * 70,
+            "no column looks like texts. Expected --text COLUMN; there are: 'body' (70 of 130 empty), 'folder'.",
+        ),
+    ],
+    ids=lambda value: value if value.endswith(("csv", "jsonl")) and " " not in value else "",
+)
+def test_a_table_that_cannot_be_read_is_refused_with_its_place_and_what_was_expected(
+    user, capsys, name, content, problem
+):
+    (user / name).write_text(content, encoding="utf-8")
+    arguments = ["--label", "folder"] if name == "short.csv" else []
+    assert init("tuned", name, *arguments) == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "problem"),
+    [
+        ("mails.csv", "tuned", "mails.csv: a file, not a model. Expected the model first, then the data"),
+        ("base", "tuned", "tuned: a model, not data. Expected the model first, then the data"),
+    ],
+)
+def test_model_and_data_in_the_wrong_order_are_recognised(user, capsys, model, data, problem):
+    assert init(model, data) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_folder_is_not_suggested_in_its_own_place(user, capsys, monkeypatch):
+    def no_data(source):
+        raise FileNotFoundError("no data files")
+
+    monkeypatch.setattr("nasframe_compress.data._first_rows", no_data)
+    (user / "nothing").mkdir()
+    assert init("tuned", "nothing") == 2
+    said = capsys.readouterr().err
+    assert "no data files" in said
+    assert "Did you mean" not in said
+
+
+def test_numbers_among_labels_and_as_texts_are_said():
+    frame = pandas.DataFrame({"text": [str(10**9 + row) for row in range(40)], "label": ["up", 1] * 20})
+    said = choose_columns(frame, "odd.jsonl", ("text",), ("label",), "auto").said
+    assert said == (
+        "'text' has only numbers as texts",
+        "'label' has numbers among its texts (20 of 40 cells, as 1), which are taken for classes, too",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--dev", "mails.csv"], "--dev mails.csv: is the data themselves, so that every example to report on"),
+        (["--dev", "./mails.csv"], "--dev ./mails.csv: is the data themselves"),
+        (["--out", "mails.csv/new"], "mails.csv: cannot be written (Not a directory). A file lies where a folder"),
+        (["--out", "mails.csv/new/deep"], "mails.csv: cannot be written (Not a directory)"),
+    ],
+)
+def test_a_report_on_the_training_data_and_a_folder_below_a_file_are_refused_before_loading(
+    user, capsys, monkeypatch, arguments, problem
+):
+    monkeypatch.setattr("nasframe_compress.look.import_libraries", lambda: pytest.fail("the model was loaded"))
+    assert main(["compress", "tuned", "mails.csv", "--no-progress", *arguments]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_folder_without_rights_is_refused_before_loading(user, capsys, monkeypatch):
+    monkeypatch.setattr("nasframe_compress.look.import_libraries", lambda: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert init("tuned", "mails.csv") == 2
+    assert "out: cannot be written (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_separator_that_stands_in_no_cell_is_refused():
+    cells = ["bug;urgent", "bug", "urgent", "bug;urgent"] * 10
+    frame = pandas.DataFrame({"text": [f"some words {row}" for row in range(40)], "tags": cells})
+    with pytest.raises(
+        UsageError, match=r"--separator ';;': stands in no cell of 'tags' in t\.csv.*Did you mean ';'\?"
+    ):
+        choose_columns(frame, "t.csv", (), ("tags",), "auto", separator=";;")
+    assert choose_columns(frame, "t.csv", (), ("tags",), "auto", separator=";").kind == "multi_label"
+
+
+@pytest.mark.parametrize("budget", ["70%", "67%", "macs<=90%"])
+def test_a_share_above_what_layers_leave_is_refused_before_training(user, capsys, budget):
+    """Of three layers, rosita keeps two, which are less than these budgets before anything else is pruned."""
+    assert init("tuned", "mails.csv", "--methods", "rosita", "--budget", budget) == 2
+    said = capsys.readouterr().err
+    assert "--methods rosita: it first leaves 2 of 3 layers, 66.7% of the encoder" in said
+    assert f"as --budget {budget!r} asks. Expected a smaller budget" in said
+    assert not (user / "out").exists()
+
+
+def test_a_share_below_what_layers_leave_is_written(user):
+    assert init("tuned", "mails.csv", "--methods", "rosita", "--budget", "66%") == 0

@@ -99,6 +99,15 @@ def test_a_data_set_of_the_hub_keeps_its_name():
     assert "datasets:\n- nyu-mll/glue" in head
 
 
+def test_a_saved_data_set_on_this_machine_is_no_data_set_of_the_hub():
+    task = {"use": "text_classification", "hub": "../clients/acme", "train": "train"}
+    assert public(task) == {"use": "text_classification", "hub": "acme", "train": "train"}
+    assert data_set(task) == {"type": "acme", "name": "acme"}
+    head = front_matter("m", {"model": "BertModel", "family": "bert"}, {"task": task, "metrics": {"accuracy": 0.5}})
+    assert "clients" not in head
+    assert "datasets:" not in head
+
+
 def test_facts_come_from_the_report(tmp_path):
     report = read_run(make_run(tmp_path / "run", trials=3))
     facts = card_facts(report, ["best@50%", "teacher", "gone"])

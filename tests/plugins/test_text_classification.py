@@ -121,7 +121,7 @@ BAD = [
         b'{"text": 3, "label": "a"}\n{"text": "x", "label": "b"}\n',
         r"train\.jsonl:1: 'text' is 3\. Expected text",
     ),
-    ("train.jsonl", b'{"text": "x", "label": null}\n', r"train\.jsonl:1: no 'label'"),
+    ("train.jsonl", b'{"text": "x", "label": null}\n', r"train\.jsonl:1: 'label' is empty \(null\)\. Expected a value"),
     ("train.parquet", b"not parquet at all", r"train\.parquet: (not a Parquet file|reading Parquet needs pyarrow)"),
     ("train.xlsx", b"", r"train\.xlsx: unknown kind of file '\.xlsx'\. Expected \.csv, \.tsv, \.jsonl, \.parquet"),
 ]
