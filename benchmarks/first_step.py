@@ -11,6 +11,7 @@ the exit code is 1 where a median misses the target.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import sqlite3
@@ -77,9 +78,10 @@ def seconds(command: list[str]) -> float:
     """Run a command until its first training step, and return the time."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        arguments = ["--out", str(out), "--cache", str(Path(folder) / "cache"), "--no-progress"]
+        arguments = ["--out", str(out), "--cache", str(Path(folder) / "cache")]
         began = time.perf_counter()
-        process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen([*command, *arguments], start_new_session=True, **quiet)
         try:
             while not has_step(out):
                 if process.poll() is not None or time.perf_counter() - began > PATIENCE:
@@ -87,7 +89,8 @@ def seconds(command: list[str]) -> float:
                 time.sleep(0.05)
             return time.perf_counter() - began
         finally:
-            process.send_signal(signal.SIGINT)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # and its worker
             process.wait()
 
 

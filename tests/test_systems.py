@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nasframe.running.cache_keys import chains
 from nasframe_studies.file import load_study
 
 ROOT = Path(__file__).parents[1]
@@ -160,3 +161,12 @@ def test_the_page_has_scores_sizes_and_both_columns_of_compute():
     half = 4.303 / 3**0.5  # Student's t of two degrees of freedom: differences of 10, 11 and 12
     assert f"+11.0 [{11 - half:+.1f}, {11 + half:+.1f}]" in cells[1]
     assert cells[3:] == ["24.0", "24.0", "6.8", "20.0", "26.8"]
+
+
+def test_the_tasks_of_nas_bert_share_everything_about_language():
+    digests = {task: chains(plan) for (_, task), plan in load_study("studies/nas_bert_tasks").plans.items()}
+    assert set(digests) == {"sst2", "cola", "mrpc"}
+    for name in ("language", "library", "search", "extract", "from-scratch", "pre-training"):
+        assert len({of_task[name] for of_task in digests.values()}) == 1, name
+    for name in ("teacher", "fine-tuning"):
+        assert len({of_task[name] for of_task in digests.values()}) == 3, name
