@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 SAMPLES = 64
 """How many architectures are drawn; their mean stands for those that a sampler will propose."""
 BATCH_SIZE = 32
-TIMED_STEPS = 6
+TIMED_STEPS = 3
 """How many training steps are timed; their median counts."""
 BATCHES_FOR_LENGTH = 50
 """How many batches are read to learn the mean length of an example."""
