@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--cola", type=Path, help="the folder with train.tsv and dev.tsv; without it only quickstart")
     parser.add_argument("--tasks", nargs="+", default=["quickstart", "cola"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -146,7 +147,7 @@ def main() -> None:
         if task == "cola" and cola is None:
             continue
         for seed in arguments.seeds:
-            for way in WAYS:
+            for way in dict.fromkeys(["metric", *arguments.ways]):
                 rows.append(measured(task, seed, way, cola, arguments.trials, arguments.out))
                 print(json.dumps(asdict(rows[-1])), flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
