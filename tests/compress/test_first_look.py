@@ -129,9 +129,9 @@ def test_formats_give_the_same_table(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("t.csv", "", "cannot be read"),
+        ("t.csv", "", "empty. Expected a header"),
         ("t.csv", "text,label\n", "no rows"),
-        ("t.jsonl", "[1", "cannot be read"),
+        ("t.jsonl", "[1", "t.jsonl:1: not JSON"),
         ("t.xlsx", "x", "unknown kind of file '.xlsx'"),
         ("t.parquet", "x", "cannot be read"),
     ],

@@ -159,7 +159,7 @@ def test_a_proxy_is_what_its_formula_says(score):
 
 
 def test_a_race_is_told_in_the_report_and_goes_on_after_a_stop(tmp_path, monkeypatch):
-    search = "trials: 24, objectives: [-loss], evaluator: {use: racing, start: 16, errors: 0.5}"
+    search = "trials: 24, objectives: [-loss], evaluator: {use: racing, start: 16, known: 4}"
     trials, result, ledger = ran(tmp_path / "run", search)
     count = result["search"]["broken_off"]
     assert count == sum(trial.examples is not None for trial in trials) > 0
