@@ -111,7 +111,7 @@ class Racing:
         bound: Literal["paired", "exact"] = "paired",
         start: Count = 64,
         growth: Annotated[float, Gt(1), Le(100)] = 1.3,
-        gain: Positive = 0.0015,
+        gain: Positive = 0.001,
         known: Annotated[int, Ge(3), Le(MOST_KNOWN)] = 6,
     ) -> None:
         self.bound = bound
