@@ -267,7 +267,7 @@ def test_a_file_can_be_checked_from_the_command_line(recipe, capsys, monkeypatch
     assert main(["plugins", "check", str(recipe.parent / "climb.py")]) == 0
     out = capsys.readouterr().out
     assert out.startswith("sampler/climb  climb.py (")
-    assert out.count("  ok  ") == 14
+    assert out.count("  ok  ") == 15
     with pytest.raises(UsageError, match="cannot be loaded"):
         registry.add_file(recipe.parent / "gone.py")
 
