@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from rows import write_texts
@@ -37,10 +38,10 @@ def commands(folder: Path) -> dict[str, list[str]]:
     tables = [folder / "one.csv", folder / "two.csv"]
     for table in tables:
         write_texts(table, rows=2000, words=12)
-    changes = "".join(f"  {arm}: {{base: {base}}}\n" for arm, base in _bases(folder, tables[0]).items())
-    study = folder / "study.yaml"
+    arms = "".join(f"  {arm}: {{base: {base}}}\n" for arm, base in _bases(folder, tables[0]).items())
     tasks = "".join(f"  {table.stem}: {{task.train: {table}}}\n" for table in tables)
-    study.write_text(f"study: first-step\nseeds: [0]\narms:\n{changes}tasks:\n{tasks}", encoding="utf-8")
+    study = folder / "study.yaml"
+    study.write_text(f"study: first-step\nseeds: [0]\narms:\n{arms}tasks:\n{tasks}", encoding="utf-8")
     compress = [NASFRAME, "compress", "minilm-l6", str(tables[0]), "--text", "text", "--label", "label"]
     return {
         "compress, one method": compress,
@@ -65,7 +66,7 @@ def has_step(out: Path) -> bool:
     """Tell whether a run below a folder has made a training step."""
     for path in out.rglob("run.db"):
         try:
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
                 (count,) = database.execute("SELECT count(*) FROM metric").fetchone()
         except sqlite3.Error:  # it is being made
             continue

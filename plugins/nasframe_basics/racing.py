@@ -233,11 +233,15 @@ class Racing:
     def _disagreement(self, known: Sequence[Answers]) -> np.ndarray:
         """Return ``(examples,)`` the variance over networks of being right, or of the loss if that is what counts."""
         columns = [answers.columns for answers in known]
+        names = columns[0].keys()
         is_about_loss = self.metric == "loss" or output_kind(self.task) == "numbers"
-        if is_about_loss and "loss" in columns[0]:
-            values = np.stack([of_network["loss"] for of_network in columns])
-        else:
+        if not is_about_loss and {"label", "prediction"} <= names:
             values = np.stack([_is_right(of_network) for of_network in columns])
+        elif "loss" in names:
+            values = np.stack([of_network["loss"] for of_network in columns])
+        else:  # of numbers only the task knows which are far apart: the examples come in the task's order
+            first = next(iter(columns[0].values()))
+            return np.zeros(len(first))
         variance: np.ndarray = values.astype(float).var(axis=0)
         return variance
 

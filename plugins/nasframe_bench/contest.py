@@ -181,7 +181,7 @@ def opponents(domain: Any, refusal: Callable[[Mapping[str, Any]], str | None]) -
         if all(hasattr(domain, member) for member in needs):
             reason = refusal(sampler_use(name))
         else:
-            reason = "needs knobs, which this table does not have."
+            reason = "made for knobs, which this table does not have."
         if reason is None:
             names.append(name)
         else:

@@ -119,8 +119,8 @@ def _of_table(request: Request, path: Path, ask: Ask | None) -> Data:
             raise UsageError(f"--dev {request.dev}: no such file.{_similar_file(dev)}")
         if dev.samefile(path):
             raise UsageError(
-                f"--dev {request.dev}: is the data themselves, so that every example to report on would be trained on. "
-                "Expected another file, or no --dev: then a fifth of the data is set aside."
+                f"--dev {request.dev}: is the file of the data itself, so every example to report on would be trained "
+                "on. Expected another file, or no --dev: then a fifth of the data is set aside."
             )
         files["dev"] = str(dev.absolute())
     return Data(_text_task(request, files, columns), path.stem, tuple(said))

@@ -237,7 +237,8 @@ def _rehearse(prepared: Prepared, method: Method, shared: Rehearsed | None) -> R
                 observed = _run_stages(prepared, resolve(load_recipe(path)), folder / "run")
         except NasframeError as error:
             # A new error, since the notes of this one say how to go on with the rehearsal.
-            kind = UsageError if isinstance(error, RecipeError) else type(error)  # one of a recipe wants a list
+            has_problems = isinstance(error, RecipeError)  # one of these is made of a list, and not of a text
+            kind = UsageError if has_problems else type(error)
             raise kind(f"{method.name}: {error}") from None
     return _costs(prepared, method, recipe, observed, shared)
 
@@ -272,12 +273,8 @@ def shortened(stages: Sequence[Mapping[str, Any]], smoke: Mapping[str, Any], is_
         verb, written = next(iter(copy.deepcopy(dict(stage)).items()))
         options = written or {}
         name = stage_name(stage)
-        batch_size = options.get("batch_size")
         _apply(smoke, name, options)
         if verb == "train":
-            options.pop("batch_size", None)  # steps of the size that the whole training has are timed
-            if batch_size is not None:
-                options["batch_size"] = batch_size
             options.pop("epochs", None)
             options["max_steps"] = max(STEPS, options.get("max_steps", 0))
             if name == TEACHER and not is_first:
@@ -316,6 +313,8 @@ def _apply(smoke: Mapping[str, Any], name: str, options: dict[str, Any]) -> None
         repeated, _, number = name.rpartition("-")
         is_repeat = repeated == stage and number.isdecimal()
         if name != stage and not is_repeat:
+            continue
+        if keys == ["batch_size"]:  # steps as large as the whole training has are timed
             continue
         target: Any = options
         for key in keys[:-1]:

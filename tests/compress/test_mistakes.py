@@ -191,8 +191,8 @@ def test_numbers_among_labels_and_as_texts_are_said():
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--dev", "mails.csv"], "--dev mails.csv: is the data themselves, so that every example to report on"),
-        (["--dev", "./mails.csv"], "--dev ./mails.csv: is the data themselves"),
+        (["--dev", "mails.csv"], "--dev mails.csv: is the file of the data itself, so every example to report on"),
+        (["--dev", "./mails.csv"], "--dev ./mails.csv: is the file of the data itself"),
         (["--out", "mails.csv/new"], "mails.csv: cannot be written (Not a directory). A file lies where a folder"),
         (["--out", "mails.csv/new/deep"], "mails.csv: cannot be written (Not a directory)"),
     ],

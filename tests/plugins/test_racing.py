@@ -218,6 +218,29 @@ def test_a_dropped_candidate_is_estimated_from_its_answers_and_those_of_others()
     assert runs.counted == []
 
 
+def test_numbers_without_losses_are_read_in_the_order_of_the_task():
+    class Numbers(Answers):
+        labels = None
+
+        def evaluate_at(self, forward, split, ids):
+            self.asked.append(list(ids))
+            columns = {"id": list(ids), "value": forward()[list(ids)].tolist()}
+            return Evaluation(self.metrics_of(columns), columns, len(ids), len(ids))
+
+        def metrics_of(self, columns):
+            values, ids = np.array(columns["value"]), np.array(columns["id"])
+            return {"agreement": float((values == self.truth[ids]).mean())}
+
+    task = Numbers(3, 400)
+    order, _ = by_skill(task)
+    runs = Runs(task, Racing(start=50, growth=2), "agreement")
+    trials = measured(runs, order[:6])
+    task.asked.clear()
+    result = runs.score({"k": order[-1]}, None, [Rival(trials[0])], trials)
+    assert task.asked[0] == list(range(50))
+    assert result.broken_off
+
+
 def test_none_is_dropped_before_enough_are_known():
     task = Answers(3, 400)
     order, _ = by_skill(task)
