@@ -36,9 +36,10 @@ def spread(values: list[float], scale: float = 1.0, digits: int = 1) -> str:
 
 
 def rows(reports: list[dict]) -> list[list[str]]:
-    """Return one row a model: score, share of the teacher's encoder parameters and MACs, latency."""
+    """Return one row an evaluated model: score, share of the teacher's encoder parameters and MACs, latency."""
     table = []
-    for name in [model["name"] for model in reports[0]["models"]]:
+    evaluated = [model["name"] for model in reports[0]["models"] if model["score"] is not None]
+    for name in evaluated:
         models = [next(m for m in report["models"] if m["name"] == name) for report in reports]
         latency = [m["costs"]["latency"] for m in models if "latency" in m["costs"]]
         table.append([

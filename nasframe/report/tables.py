@@ -222,8 +222,8 @@ def share(model: ModelRow, name: str) -> str:
 def summary_table(report: RunReport, width: int | None = None) -> Table:
     """Return the table of models that ends a run, for a terminal.
 
-    If not everything fits, columns are left out: the backbone's parameters first, then the size, all parameters, and
-    the last costs of the recipe.
+    Models that were not evaluated are left out, unless none was. If not everything fits, columns are left out, too: the
+    backbone's parameters first, then the size, all parameters, and the last costs of the recipe.
 
     Args:
         report: the run's.
@@ -254,8 +254,10 @@ def _summary(report: RunReport, columns: Mapping[str, str], with_spread: bool) -
 
     beside = companions(report)
     name = titled(report.metric, report.metric_format(report.metric))
+    models = [model for model in report.models if model.score is not None or model.costs]
+    models = models or list(report.models)  # nothing was evaluated: the names at least
     rows = []
-    for model in report.models:
+    for model in models:
         cells = [measured(report, model, other) for other in beside]
         for cost_name in columns:
             cells.append(_cost_cell(report, model, cost_name, with_spread))
@@ -281,9 +283,10 @@ def _summary(report: RunReport, columns: Mapping[str, str], with_spread: bool) -
             widest = min(widest, LONGEST_NAME)
         justify: JustifyMethod = "left" if number == 0 else "right"
         table.add_column(heading, justify=justify, overflow="fold", min_width=widest)
-    for model, row in zip(report.models, rows, strict=True):
+    for number, (model, row) in enumerate(zip(models, rows, strict=True)):
         style = ROLE_STYLES.get(shown_role(report.models, model), "")
-        table.add_row(*row, style=style, end_section=model.last_of_budget)
+        ends_budget = number + 1 == len(models) or models[number + 1].budget != model.budget
+        table.add_row(*row, style=style, end_section=ends_budget)
     return table
 
 

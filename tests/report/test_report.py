@@ -200,6 +200,30 @@ def test_summary_table_fits(run_dir, width):
     assert ("90.1 MB" in text) is (width >= 80)
 
 
+def test_summary_table_leaves_out_models_that_were_not_evaluated(run_dir):
+    run = read_run(run_dir)
+    unmeasured = [replace(m, score=None, costs={}) if m.name == "supernet" else m for m in run.models]
+    lines = summary_lines(replace(run, models=unmeasured))
+    (teacher,) = [number for number, line in enumerate(lines) if line.startswith(" teacher")]
+    assert not any("supernet" in line for line in lines)
+    assert lines[teacher + 1].strip() == ""  # and the first budget is still set apart
+
+
+def test_summary_table_names_all_models_if_none_was_evaluated(run_dir):
+    run = read_run(run_dir)
+    unmeasured = [replace(model, score=None, costs={}) for model in run.models]
+    text = "\n".join(summary_lines(replace(run, models=unmeasured)))
+    assert all(model.name in text for model in run.models)
+
+
+def summary_lines(run):
+    from rich.console import Console
+
+    console = Console(width=120, color_system=None, record=True, file=io.StringIO())
+    console.print(report.summary_table(run, 120))
+    return console.export_text().splitlines()
+
+
 def test_run_under_way_gives_a_report(tmp_path):
     from nasframe.store import RunStore
 
