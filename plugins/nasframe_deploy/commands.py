@@ -12,7 +12,12 @@ from nasframe.terminal import tell
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.table import Table
+
     from nasframe_deploy.ship import WrittenModel
+
+EDGES = 2
+"""Characters of a table's left and right edge, which rich does not count when it measures one."""
 
 
 def deploy(
@@ -75,21 +80,26 @@ def deploy(
 
 def _show(facts: dict[str, Any], out: Path) -> None:
     """Print the table of the models and where they are."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.measure import Measurement
 
-    from nasframe.report.tables import duration
-    from nasframe_deploy.deploy import rows
+    from nasframe.report.tables import DISPENSABLE, duration
+    from nasframe_deploy.deploy import costs_of, rows
 
-    header, lines = rows(facts)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in header:
-        justify: Literal["left", "right"] = "left" if name == "model" else "right"
-        table.add_column(name, justify=justify, overflow="fold")
-    for line in lines:
-        table.add_row(*line)
-    Console().print(table)
+    console = Console()
+    roomy = Console(width=10_000)  # rich never measures a table as wider than its console
+    costs = costs_of(facts)
+    asked = " ".join(model["asked"] for model in facts["models"]).split()
+    table = _table(*rows(facts, costs))
+    for name in dict.fromkeys([*DISPENSABLE, *reversed(costs)]):
+        minimum = Measurement.get(roomy, roomy.options, table).minimum + EDGES
+        if minimum <= console.width:
+            break
+        if name in asked:
+            continue
+        costs = [cost for cost in costs if cost != name]
+        table = _table(*rows(facts, costs))
+    console.print(table)
     for model in facts["models"]:
         place = f"{model['name']:14} {out / model['path']}"
         if model["over_budget"]:
@@ -97,6 +107,21 @@ def _show(facts: dict[str, Any], out: Path) -> None:
         print(place)
     spent = duration(facts["seconds"]["total"])
     tell(f"verified in a fresh process; {facts['evaluations']} evaluations, {spent} in all")
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    """Return a table for a terminal. In a narrow one lines break between words, never within one."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for number, name in enumerate(header):
+        justify: Literal["left", "right"] = "left" if name == "model" else "right"
+        words = " ".join([name, *(line[number] for line in lines)]).split()
+        table.add_column(name, justify=justify, overflow="fold", min_width=max(map(len, words)))
+    for line in lines:
+        table.add_row(*line)
+    return table
 
 
 def export(

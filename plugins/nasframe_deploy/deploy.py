@@ -21,7 +21,7 @@ from nasframe.folders import folder_name
 from nasframe.plugin_errors import naming_plugins
 from nasframe.progress import Progress
 from nasframe.records import CostFormat, MetricFormat
-from nasframe.report.format import PLAIN_COST, cost_formats, metric_format, metric_formats, titled
+from nasframe.report.format import PLAIN_COST, cost_formats, cost_heading, metric_format, metric_formats, titled
 from nasframe.report.tables import cost, markdown_table, metric
 from nasframe.running.reopen import Finished
 from nasframe.search.budgets import Budget, named_budgets, parse_limits
@@ -148,25 +148,36 @@ def deploy(
     )
     facts = asdict(deployment)
     write_text(target / "deploy.json", json.dumps(facts, indent=1) + "\n")
-    write_text(target / "deploy.md", markdown_table(*rows(facts)) + "\n")
+    write_text(target / "deploy.md", markdown_table(*rows(facts, costs_of(facts))) + "\n")
     return facts
 
 
-def rows(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def costs_of(facts: Mapping[str, Any]) -> list[str]:
+    """Return the costs that some model of a deployment has, in order: models may have those of their own budget only.
+
+    Args:
+        facts: as :func:`deploy` returns them.
+    """
+    names: dict[str, None] = {}  # a set in order
+    for model in facts["models"]:
+        names.update(dict.fromkeys(model["costs"]))
+    return list(names)
+
+
+def rows(facts: Mapping[str, Any], costs: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of the table of a deployment.
 
     If some model is over its budget, the last column says by what.
 
     Args:
         facts: as :func:`deploy` returns them.
+        costs: those that get a column.
     """
     models = facts["models"]
     form = MetricFormat(**facts["metric"])
     formats = cost_formats(facts["cost_formats"])
-    costs: dict[str, None] = {}  # a set in order; models may have different costs, each those of its own budget
-    for model in models:
-        costs.update(dict.fromkeys(model["costs"]))
-    heading = ["model", f"select {titled(facts['objective'], form)}", *costs, "origin"]
+    cost_headings = [cost_heading(name, formats.get(name, PLAIN_COST)) for name in costs]
+    heading = ["model", f"select {titled(facts['objective'], form)}", *cost_headings, "origin"]
     with_budgets = any(model["over_budget"] for model in models)
     if with_budgets:
         heading.append("budget")

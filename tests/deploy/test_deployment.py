@@ -26,6 +26,7 @@ from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask, tiny_inputs
 from nasframe_deploy import deploy as deployment
 from nasframe_deploy import deployer
+from nasframe_deploy.commands import _show
 from nasframe_deploy.deploy import deploy
 
 RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
@@ -83,6 +84,22 @@ def test_the_command_writes_models_that_a_stranger_can_load(finished, tmp_path, 
             view = run.space.view(run.net, model["arch"])(**tiny_inputs()).logits
             assert torch.allclose(loaded(**tiny_inputs()).logits, view, atol=1e-5)
         assert loaded.num_parameters() == model["costs"]["params"]
+
+
+@pytest.mark.parametrize("width", [48, 60, 100])
+def test_a_narrow_terminal_leaves_out_costs_that_nobody_asked_for_and_breaks_no_word(monkeypatch, capsys, width):
+    costs = {"encoder_params": 5.3e6, "params": 1.7e7, "macs": 7e8, "size": 6.9e7}
+    model = {"name": "best@60%", "path": "best-60", "asked": "params <= 18,000,000", "origin": "archive", "score": 0.3}
+    model |= {"costs": costs, "shares": dict.fromkeys(costs, 0.5), "over_budget": None}
+    facts = {"models": [model], "objective": "accuracy", "metric": {"percent": True}, "evaluations": 0}
+    facts |= {"cost_formats": {}, "seconds": {"total": 1.0}}
+    monkeypatch.setenv("COLUMNS", str(width))
+    _show(facts, Path("out"))
+    lines = capsys.readouterr().out.splitlines()
+    words = {word for line in lines for word in line.split()}
+    assert {"accuracy", "params", "17.0M", "archive", "best@60%"} <= words
+    assert ("size" in words) is (width == 100)
+    assert max(map(len, lines)) <= width
 
 
 def test_the_archive_gives_the_winner_that_the_search_found(finished, tmp_path, quick, no_dev):
