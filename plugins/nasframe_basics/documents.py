@@ -15,7 +15,8 @@ from nasframe.errors import UsageError, listing
 from nasframe.notices import Notify
 from nasframe.records import DataSource, Portion
 from nasframe_basics.glue import TASKS, Layout, read_rows
-from nasframe_basics.package_docs import PACKAGES, docstrings_of, source_files
+from nasframe_basics.kept_docstrings import docstrings, kept_docstrings
+from nasframe_basics.package_docs import PACKAGES
 from nasframe_basics.rows import decoded, located, read_texts
 from nasframe_basics.splits import Split, carve
 
@@ -24,9 +25,6 @@ Package: TypeAlias = Literal[
     "matplotlib", "networkx", "numpy", "pandas", "python", "scipy", "sklearn", "sympy", "torch", "transformers"
 ]
 Files: TypeAlias = Path | str | list[Path | str]
-
-TOKENISED_TOGETHER = 1024
-"""Texts that are given to a tokenizer at once."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def read_splits(sources: Sources, select: Portion, dev_share: Portion, seed: int
     Raises:
         UsageError: a file cannot be read or holds no text; the message names it.
     """
-    corpora = read_corpora(sources)
+    corpora = read_corpora(sources, notify)
     splits = {"train": joined(corpora, "train")}
     if sources.dev is None:
         # Carved before `select`, so that `dev` is the same whatever `select` is.
@@ -154,11 +152,11 @@ def _paths(files: Files | None, base: Path | None) -> list[Path]:
     return [located(name, base) for name in names]
 
 
-def read_corpora(sources: Sources) -> list[Corpus]:
+def read_corpora(sources: Sources, notify: Notify) -> list[Corpus]:
     """Read the documents, file by file or package by package."""
     corpora = []
     for package in sources.packages or ():
-        texts = list(itertools.islice(docstrings(package), sources.limit))
+        texts = _docstrings(package, sources.limit, notify)
         if not texts:
             raise UsageError(f"packages: {package} has no docstrings here. Expected its source files.")
         corpora.append(Corpus("train", package, texts))
@@ -171,6 +169,17 @@ def read_corpora(sources: Sources) -> list[Corpus]:
             texts = glue_sentences(TASKS[layout], path, sources.limit)
             corpora.append(Corpus("train", str(path), texts))
     return corpora
+
+
+def _docstrings(package: str, limit: int | None, notify: Notify) -> list[str]:
+    """Return the docstrings of a package, at most ``limit`` of them; all are kept in nasframe's cache."""
+    if limit is not None:  # a few need not wait for all
+        return list(itertools.islice(docstrings(package), limit))
+    try:
+        return kept_docstrings(package)
+    except OSError as error:
+        notify("task.packages", f"Docstrings are read each time, because nasframe's cache cannot keep them: {error}.")
+        return list(docstrings(package))
 
 
 def glue_files(folder: Path) -> dict[str, Path]:
@@ -251,17 +260,6 @@ def _paragraphs(text: str) -> list[str]:
     return paragraphs
 
 
-def docstrings(package: str) -> Iterator[str]:
-    """Yield the docstrings of a package, each text once, file by file in a fixed order."""
-    seen: set[str] = set()
-    for path in source_files(package):
-        for docstring in docstrings_of(path.read_bytes()):
-            text = docstring.strip()
-            if text and text not in seen and "\0" not in text:
-                seen.add(text)
-                yield text
-
-
 def joined(corpora: Iterable[Corpus], split: str) -> Split:
     """Return the documents of a split, labelled by file so that carved splits hold some of each."""
     texts: list[tuple[str, ...]] = []
@@ -281,26 +279,6 @@ def notify_shared(splits: Mapping[str, Split], notify: Notify) -> None:
     if shared:
         text = f"{shared:,} of {len(dev):,} documents stand in the training files too. They are kept."
         notify("task.dev", text)
-
-
-def tokenised(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
-    """Return the tokens of texts one after another, ``(tokens,)``, with an end-of-text token behind each.
-
-    Raises:
-        UsageError: the tokenizer has no token for the end of a text.
-    """
-    end = tokenizer.eos_token_id
-    if end is None:
-        end = tokenizer.sep_token_id  # of BERT and its relatives
-    if end is None:
-        raise UsageError("task: the tokenizer has no eos_token. Expected one, which marks the end of each text.")
-    parts = []
-    for start in range(0, len(texts), TOKENISED_TOGETHER):
-        together = list(texts[start : start + TOKENISED_TOGETHER])
-        encoded = tokenizer(together, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        for ids in encoded["input_ids"]:
-            parts.append(np.array([*ids, end], dtype=np.int32))
-    return np.concatenate(parts)
 
 
 def perplexity(loss: float) -> float:

@@ -1,7 +1,8 @@
 """Tokens of many texts, kept in nasframe's cache: each text is tokenised once, for all splits, seeds and runs.
 
 The key is a digest of the texts themselves in a fixed order, of the tokenizer and of the length at which texts are cut,
-so it does not depend on the files that they come from, or on how they are split.
+so it does not depend on the files that they come from, or on how they are split. The texts of language models are kept
+as one stream of tokens for each split.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from nasframe import progress
+from nasframe.errors import UsageError
 from nasframe.running.cache import default_folder
 from nasframe.running.prepared import ArrayWriter, Prepared
 
@@ -22,7 +24,10 @@ FORMAT = 1
 """Of the key; a change of what tokenising means makes all texts be tokenised again."""
 TOGETHER = 8192
 """Texts that a tokenizer is given at once, since its own records of them are large."""
+KEPT_FROM = 20_000
+"""Texts of all splits together from which on their tokens are kept on the disk; fewer take a second."""
 LENGTHS = "lengths"
+STREAM = "tokens"
 
 Texts = tuple[str, ...]
 
@@ -79,6 +84,67 @@ def kept_table(tokenizer: Any, examples: Sequence[Sequence[Texts]], max_length: 
     lengths = arrays.pop(LENGTHS)
     positions = {text: place for place, text in enumerate(distinct)}
     return TokenTable(positions, arrays, lengths)
+
+
+def kept_stream(tokenizer: Any, texts: Sequence[str]) -> np.ndarray | None:
+    """Return the tokens of texts one after another, as :func:`tokenised` does, from the cache if they are there.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        texts: the texts, in order.
+
+    Returns:
+        ``(tokens,)``; ``None`` if the tokenizer is of a kind whose tokens no digest can stand for.
+
+    Raises:
+        OSError: the cache cannot be written.
+        UsageError: the tokenizer has no token for the end of a text.
+    """
+    identity = tokenizer_digest(tokenizer)
+    if identity is None:
+        return None
+    end = end_of_text(tokenizer)
+    digest = hashlib.sha256(json.dumps(["stream", FORMAT, identity, end, len(texts)]).encode())
+    for text in texts:
+        digest.update(json.dumps(text).encode())  # says where a text ends
+
+    def write(writer: ArrayWriter) -> None:
+        writer.append(STREAM, tokenised(tokenizer, texts))
+
+    arrays = Prepared(default_folder()).arrays(digest.hexdigest(), write, f"tokens of {len(texts):,} texts")
+    return arrays[STREAM]
+
+
+def tokenised(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
+    """Return the tokens of texts one after another, ``(tokens,)``, with an end-of-text token behind each.
+
+    Raises:
+        UsageError: the tokenizer has no token for the end of a text.
+    """
+    end = end_of_text(tokenizer)
+    parts = []
+    with progress.phase(f"tokenising {len(texts):,} texts") as advance:
+        for start in range(0, len(texts), TOGETHER):
+            together = list(texts[start : start + TOGETHER])
+            encoded = tokenizer(together, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            for ids in encoded["input_ids"]:
+                parts.append(np.array([*ids, end], dtype=np.int32))
+            advance(start + len(together), len(texts), "")
+    return np.concatenate(parts)
+
+
+def end_of_text(tokenizer: Any) -> int:
+    """Return the token that ends a text.
+
+    Raises:
+        UsageError: the tokenizer has none.
+    """
+    end: int | None = tokenizer.eos_token_id
+    if end is None:
+        end = tokenizer.sep_token_id  # of BERT and its relatives
+    if end is None:
+        raise UsageError("task: the tokenizer has no eos_token. Expected one, which marks the end of each text.")
+    return end
 
 
 def token_chunks(

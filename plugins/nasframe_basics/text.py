@@ -21,7 +21,7 @@ from nasframe.notices import Notify, say
 from nasframe.records import Batch, Count, DataSource, DataSummary, Portion
 from nasframe.weights import refusal
 from nasframe_basics.epochs import cut
-from nasframe_basics.kept_tokens import TOGETHER, kept_table, token_chunks
+from nasframe_basics.kept_tokens import KEPT_FROM, TOGETHER, kept_table, token_chunks
 from nasframe_basics.labelled import UNLABELLED, LabelledTask
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, pass_on, split_notices, summarise
@@ -33,8 +33,6 @@ WINDOW = 50
 """Batches that are sorted by length together."""
 MOST_CANDIDATES = 20_000
 """Examples of a split that are tokenised once more to see which of them are cut."""
-KEPT_FROM = 20_000
-"""Texts of all splits together from which on their tokens are kept on the disk; fewer take a second."""
 
 
 @dataclass(frozen=True)

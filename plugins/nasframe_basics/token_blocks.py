@@ -21,7 +21,8 @@ from nasframe.notices import Notify, say
 from nasframe.records import IGNORED, Batch, DataSource, DataSummary, Evaluation, MetricFormat, SplitSummary
 from nasframe.seeds import generator
 from nasframe.weights import refusal
-from nasframe_basics.documents import perplexity, tokenised
+from nasframe_basics.documents import perplexity
+from nasframe_basics.kept_tokens import KEPT_FROM, kept_stream, tokenised
 from nasframe_basics.splits import Split
 
 DEFAULT_LENGTH = 128
@@ -168,13 +169,25 @@ class TokenBlocks:
                 raise UsageError(
                     "task: no tokenizer was given. Expected tokenizer=…, as a model's .tokenizer() returns."
                 )
-            tokens = tokenised(self._tokenizer, self._texts(split))
+            tokens = self._stream(split)
             limit = self._limit if split == "train" else None
             try:
                 self._blocks[split] = self._cut(tokens, limit)
             except UsageError as error:
                 raise UsageError(f"split {split!r}: {error}") from None
         return self._blocks[split]
+
+    def _stream(self, split: str) -> np.ndarray:
+        """Return the tokens of a split's texts; those of many texts are kept in nasframe's cache."""
+        texts = self._texts(split)
+        kept = None
+        if sum(map(len, self.splits.values())) >= KEPT_FROM:
+            try:
+                kept = kept_stream(self._tokenizer, texts)
+            except OSError as error:
+                text = f"Tokens are kept in memory, because nasframe's cache cannot keep them: {error}."
+                self._notify("task", text)
+        return tokenised(self._tokenizer, texts) if kept is None else kept
 
     def subset(self, split: str, examples: int | None, seed: int) -> np.ndarray:
         """Return the positions of the blocks to measure, ascending.

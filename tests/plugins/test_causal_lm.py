@@ -22,7 +22,9 @@ from nasframe.testing import TaskContract
 from nasframe.testing.toy import ToyTask, tiny_net
 from nasframe_basics import bpe
 from nasframe_basics.causal_lm import causal_lm, pack
-from nasframe_basics.documents import docstrings, perplexity, read_documents, tokenised
+from nasframe_basics.documents import perplexity, read_documents
+from nasframe_basics.kept_docstrings import docstrings
+from nasframe_basics.kept_tokens import tokenised
 
 TEXT = "one fish two fish\nred fish blue fish\n\nblack fish\n \nold fish new fish\n"
 
@@ -246,7 +248,7 @@ def test_special_tokens_have_their_ids():
 
 def test_another_process_makes_the_same_tokenizer(tmp_path):
     code = (
-        "from nasframe_basics import bpe\nimport itertools\nfrom nasframe_basics.documents import docstrings\n"
+        "from nasframe_basics import bpe\nimport itertools\nfrom nasframe_basics.kept_docstrings import docstrings\n"
         "texts = list(itertools.islice(docstrings('numpy'), 60))\n"
         "print(bpe.made(texts, 500, 64, encoder=False).backend_tokenizer.to_str())"
     )
