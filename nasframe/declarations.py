@@ -6,6 +6,7 @@ from the stages as a resolved recipe writes them, so nothing has to run, and no 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias
 
 from nasframe import registry
 from nasframe.errors import NasframeError
-from nasframe.interfaces import TaskFactoryTraits, TransformTraits, member, traits_of
+from nasframe.interfaces import SamplerTraits, TaskFactoryTraits, TransformTraits, member, traits_of
 from nasframe.records import canonical_json
 
 COSTS = ("params", "backbone_params", "encoder_params", "macs", "size", "latency")
@@ -530,6 +531,24 @@ def may_find_arch(options: Mapping[str, Any]) -> bool:
         if member(factory, "returns_arch", default):
             return True
     return False
+
+
+def random_start(sampler: Any) -> int | None:
+    """Return how many of a sampler's first proposals are random; ``None`` if it does not say.
+
+    Args:
+        sampler: the sampler as a recipe names it, of a name that is registered.
+
+    >>> random_start("evolution"), random_start({"use": "evolution", "population": 8}), random_start("random")
+    (16, 8, None)
+    """
+    name, options = registry.use_of(sampler)
+    factory = registry.find("sampler", name).load()
+    option = traits_of(SamplerTraits, factory).random_start
+    if not option:
+        return None
+    default = inspect.signature(factory).parameters[option].default
+    return int(options.get(option, default))
 
 
 def _saved_as(stage: Stage) -> Names:

@@ -974,12 +974,15 @@ class SamplerTraits:
             says it. A recipe whose space has another domain is then refused by ``nasframe check``.
         keeps_state: false if its ``state_dict`` does not hold everything, because a sampler inside it has none. It is
             then brought back to where it was by repeating its calls, as a sampler without ``state_dict`` is.
+        random_start: the option that says how many of its first proposals are random. Users are told if a search has
+            no more evaluations than that.
     """
 
     penalty: Literal["monotone", "published"] = "monotone"
     needs: tuple[str, ...] = ()
     keeps_state: bool = True
     from_tables: bool = False
+    random_start: str = ""
 
 
 @runtime_checkable

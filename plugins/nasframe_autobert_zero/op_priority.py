@@ -68,6 +68,8 @@ class OpPriority:
         priority: ``false`` chooses all operations with equal chances, for comparison.
     """
 
+    random_start = "initial"
+
     def __init__(
         self,
         domain: Any,

@@ -54,6 +54,8 @@ class EvolutionSampler:
         UsageError: an option out of range.
     """
 
+    random_start = "population"
+
     def __init__(
         self,
         domain: Any,

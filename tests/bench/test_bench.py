@@ -286,6 +286,15 @@ def test_opponents_that_refuse_the_table_are_left_out_and_told(file, monkeypatch
     assert "left out: every,limit=80: sampler 'every': more than 80 architectures" in " ".join(printed.err.split())
 
 
+def test_a_sampler_that_is_random_all_along_is_told(file, capsys):
+    words = ["bench", "sampler", "evolution", "--table", str(file), "--seeds", "1", "--json", "--against", "random"]
+    assert main([*words, "--budget", "16"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "evolution: its first 16 proposals are random, and there are only 16 evaluations." in told
+    assert main([*words, "--budget", "17"]) == 0
+    assert "proposals are random" not in capsys.readouterr().err
+
+
 # --- command line ----------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ def told(*overrides: str) -> dict[str, str]:
         ("train: {max_steps: 4, early_stop: 2, eval_every: 2}", "early_stop"),
         ("search: {examples: 17}", "examples"),
         ("search: {examples: 8, trials: 4}", "finalists"),
+        ("search: {trials: 16, sampler: evolution}", "sampler"),
         ("search: {trials: 7, within: {layers: [1], heads: [1, 2, 4], ffn: [8, 16]}}", "trials"),
     ],
 )
@@ -52,6 +53,8 @@ def test_options_that_come_to_something_else_are_told(stage: str, place: str) ->
         "train: {max_steps: 4, eval_every: 4}",
         "train: {max_steps: 6, early_stop: 2, eval_every: 2}",
         "search: {examples: 16, trials: 10}",
+        "search: {trials: 17, sampler: evolution}",
+        "search: {trials: 4, sampler: {use: evolution, population: 3}}",
         "search: {trials: 6, within: {layers: [1], heads: [1, 2, 4], ffn: [8, 16]}}",
     ],
 )

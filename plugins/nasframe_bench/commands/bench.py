@@ -61,6 +61,7 @@ def sampler(
     ] = None,
 ) -> None:
     """Compare samplers by regret, hypervolume, waste and time, with intervals over paired seeds."""
+    from nasframe.declarations import random_start
     from nasframe.progress import Progress
     from nasframe.storage import refuse_unwritable
     from nasframe_bench import arena
@@ -78,6 +79,10 @@ def sampler(
     contest = made(space, objectives, cap or [], budget, reference, raw, files)
     uses = _uses(names, against, arena.arena_of(contest))
     marks = _marks(at, budget)
+    for name, use in uses.items():
+        count = random_start(use)
+        if count is not None and count >= budget:
+            tell(f"nasframe: {name}: its first {count} proposals are random, and there are only {budget} evaluations.")
 
     folder = None
     if out:
