@@ -7,7 +7,10 @@ subset with finalists. All stages before the search come from a cache, so that t
     python benchmarks/racing.py --cola path/to/CoLA --seeds 0 1 2 3 4 --out runs/racing
 
 Prints a table and writes ``racing.json``: for each task and way the examples that were read, as a share of those of
-``metric``, and how far the winners' scores are below those of ``metric``, on ``select`` and on ``dev``, in points.
+``metric``, and how far the winners' scores are below those of ``metric``, on ``select`` and on ``dev``, in points. The
+sampler hears of estimates, so that searches soon propose different architectures, and their winners differ in both
+directions. What a race itself loses is told apart: how far its winners are below the best of its own proposals, of
+which the dropped ones are measured to the end afterwards.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import nasframe as nf
+from nasframe.running.reopen import Finished
 from nasframe.store import RunStore
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
@@ -51,6 +55,7 @@ class Row:
         seconds: how long the search took.
         select: the winners' scores on all of ``select``, by budget.
         dev: the same on ``dev``, which no search read.
+        missed: how far the winners' scores on ``select`` are below the best of what the same search proposed.
     """
 
     task: str
@@ -61,6 +66,7 @@ class Row:
     seconds: float
     select: Mapping[str, float]
     dev: Mapping[str, float]
+    missed: Mapping[str, float]
 
 
 def recipe(task: str, seed: int, way: str, cola: Path | None, trials: int) -> Any:
@@ -106,27 +112,60 @@ def measured(task: str, seed: int, way: str, cola: Path | None, trials: int, out
         seconds=ledger["run_seconds"],
         select=scores["select"],
         dev=scores["dev"],
+        missed=missed(directory, result["bounds"]),
     )
+
+
+def missed(directory: Path, bounds: Mapping[str, Any]) -> dict[str, float]:
+    """Return how far winners are below the best architecture that their search proposed within their budget.
+
+    All are compared as the search scored them, since an extracted network may round differently.
+
+    Args:
+        directory: of the run.
+        bounds: winner → cost → the least and the largest value, ``None`` without a bound.
+    """
+    finished = Finished(directory)
+    metric = finished.objective
+    proposed = [trial for trial in finished.trials if trial.state == "done"]
+    kept = dict.fromkeys(bounds, 0.0)  # the best of those that were measured to the end
+    best = dict.fromkeys(bounds, 0.0)
+    for trial in proposed:
+        is_complete = trial.examples is None  # otherwise its score is an estimate, or that of a subset
+        score = trial.metrics[metric] if is_complete else finished.evaluate(trial.arch).metrics[metric]
+        for name, limits in bounds.items():
+            is_within = all(
+                (low is None or low <= trial.costs[cost]) and (high is None or trial.costs[cost] <= high)
+                for cost, (low, high) in limits.items()
+            )
+            if is_within:
+                best[name] = max(best[name], score)
+                if is_complete:
+                    kept[name] = max(kept[name], score)
+    return {name: best[name] - kept[name] for name in bounds}
 
 
 def table(rows: list[Row]) -> str:
     """Return the table: a row for each task and way, over all seeds."""
-    lines = ["task | way | examples read | worst seed | select, points below | worst | dev, points below", "---|" * 7]
+    header = "task | way | examples read | worst seed | missed, points | worst | select, below | worst | dev, below"
+    lines = [header, "---|" * 9]
     for task in dict.fromkeys(row.task for row in rows):
         whole = {row.seed: row for row in rows if row.task == task and row.way == "metric"}
         for way in WAYS:
-            shares, on_select, on_dev = [], [], []
+            shares, lost, on_select, on_dev = [], [], [], []
             for row in rows:
                 if row.task != task or row.way != way:
                     continue
                 reference = whole[row.seed]
                 shares.append(row.examples / reference.examples)
+                lost += [100 * points for points in row.missed.values()]
                 for name, score in row.select.items():
                     on_select.append(100 * (reference.select[name] - score))
                     on_dev.append(100 * (reference.dev[name] - row.dev[name]))
             if shares:
                 lines.append(
                     f"{task} | {way} | {statistics.mean(shares):.0%} | {max(shares):.0%} | "
+                    f"{statistics.mean(lost):.2f} | {max(lost):.2f} | "
                     f"{statistics.mean(on_select):+.2f} | {max(on_select):+.2f} | {statistics.mean(on_dev):+.2f}"
                 )
     return "\n".join(lines)
