@@ -97,6 +97,7 @@ def register_estimators(register):
 def test_a_dry_run_lists_notices(tmp_path, capsys):
     (tmp_path / "counting.py").write_text(COUNTING)
     overrides = [f"plugins=[{TOY}, {tmp_path}/counting.py]", "+estimators.counting={use: counting}"]
+    overrides.append("stages.search.sampler={use: evolution, population: 4}")
     assert main(["run", str(RECIPE), *overrides, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["notices"] == [{"place": "counting", "text": "Made."}]
     assert main(["run", str(RECIPE), *overrides, "--dry-run"]) == 0

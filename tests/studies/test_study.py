@@ -432,7 +432,8 @@ def stable(directory: Path) -> str:
 
 def test_a_study_runs_each_distinct_stage_once_and_writes_its_pages(ran):
     home, said = ran
-    assert len(said) == 4
+    assert len(said) == 5
+    assert said[-1].startswith("stages.search.sampler: its first 16 proposals are random")
     assert "2 of 5 stages from the cache" in said[1]
     frame = study.collect(home / "out")
     assert set(frame["cached_stages"]) == {"", "teacher supernet"}
