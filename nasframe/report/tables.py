@@ -81,14 +81,13 @@ def duration(seconds: float | None) -> str:
 def metric(form: MetricFormat, value: float | None) -> str:
     """Write a task's metric: shares in per cent, anything else as it is.
 
-    >>> metric(MetricFormat(percent=True), 0.479), metric(MetricFormat(), 0.5214), metric(MetricFormat(), None)
-    ('47.9 %', '0.521', '–')
+    >>> metric(MetricFormat(percent=True), 0.479), metric(MetricFormat(), -0.0214), metric(MetricFormat(), None)
+    ('47.9 %', '−0.021', '–')
     """
     if value is None:
         return "–"
-    if form.percent:
-        return f"{100 * value:.1f} %"
-    return f"{value:.3f}"
+    text = f"{100 * value:.1f} %" if form.percent else f"{value:.3f}"
+    return text.replace("-", "−")  # the same minus sign as in differences beside it
 
 
 def difference(form: MetricFormat, value: float | None, digits: int = 1) -> str:
