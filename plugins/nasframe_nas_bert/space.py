@@ -319,8 +319,11 @@ class OperatorChains:
         return pieces
 
     def _border_widths(self) -> list[tuple[int, int]]:
-        """Return the widths of every map that may join two parts, as :meth:`extract` joins them."""
-        befores = sorted({*self.embeddings, *self.shape.widths})
+        """Return the widths of every map that may join two parts, as :meth:`extract` joins them.
+
+        Those from the teacher's width are among them: chains are taught between such maps, see :meth:`alone`.
+        """
+        befores = sorted({*self.embeddings, *self.shape.widths, self.width})
         pairs = []
         for before in befores:
             for after in sorted({*self.shape.widths, self.width}):

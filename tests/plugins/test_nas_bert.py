@@ -24,7 +24,7 @@ from nasframe_basics.dynamic import DynamicSampler
 from nasframe_basics.estimators import macs, params, size
 from nasframe_basics.masked_lm import masked_lm
 from nasframe_basics.milp import MilpSampler
-from nasframe_nas_bert.chains import Shape, read
+from nasframe_nas_bert.chains import NOTHING, Shape, read
 from nasframe_nas_bert.estimators import BlockLoss, OperatorLatency
 from nasframe_nas_bert.examples import tiny_library, tiny_space, tiny_teacher
 from nasframe_nas_bert.networks import OperatorChain
@@ -118,6 +118,22 @@ def test_tables_are_exact(estimator):
     rng = np.random.default_rng(0)
     for arch in [space.domain.smallest(), space.domain.largest(), *(space.domain.sample(rng) for _ in range(12))]:
         assert cost(arch) == estimator.estimate(space, library, arch)
+
+
+def test_chains_narrower_than_the_teacher_are_priced_with_maps_from_and_to_its_width():
+    teacher = tiny_net(head="AutoModelForMaskedLM")
+    width = teacher.config.hidden_size
+    space = OperatorChains(
+        blocks=3, widths=["25%", "50%"], embeddings=["50%"], operations=["mha", "ffn"], config=teacher.config
+    )
+    assert width not in space.shape.widths
+    pieces = space.pieces(space.supernet(teacher))
+    prices = {name: sum(map(torch.numel, piece.module.parameters())) for name, piece in pieces.items()}
+    for name in space.block_names:
+        for chain, cost in zip(space.chains, space.alone(prices)[name], strict=True):
+            maps = 2 * width * chain.width + chain.width + width
+            operations = sum(prices[f"{word}@{chain.width}"] for word in chain.operations if word != NOTHING)
+            assert cost == maps + operations
 
 
 def test_params_are_those_of_the_extracted_network():
