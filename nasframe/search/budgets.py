@@ -13,7 +13,7 @@ from nasframe.declarations import Budgets, Winner, budget_texts, listed, winners
 from nasframe.errors import UnsatisfiableError
 from nasframe.interfaces import ends_of
 from nasframe.records import Arch
-from nasframe.search.constraints import Bounds, CostValues, Limits, Screen, parse_bounds
+from nasframe.search.constraints import Bounds, CostValues, Limits, Screen, parse_bounds, violation
 from nasframe.search.restrict import restrict
 
 Costs = Callable[[Arch], CostValues]
@@ -169,6 +169,8 @@ def obstacle(budget: Budget, region: Any, costs: Costs) -> str:
         restrict(region, keep=screen).sample(np.random.default_rng(0))
     except UnsatisfiableError:
         nearest_costs = nearest(region, screen)
+        if violation(nearest_costs, budget.bounds) == 0:  # it was hard to draw, but it is an example
+            return ""
         return f"no architecture has {budget}. The nearest reachable is {shortfall(budget, nearest_costs)}."
     return ""
 

@@ -16,7 +16,7 @@ from nasframe.folders import model_folder
 from nasframe.recipe.resolve import check_recipe
 from nasframe.report.read import gather
 from nasframe.running.dry_run import dry_run
-from nasframe.search.budgets import JointBudget, known_budgets, named_budgets, parse_limits
+from nasframe.search.budgets import Budget, JointBudget, check_reachable, known_budgets, named_budgets, parse_limits
 from nasframe.search.constraints import Bounds
 from nasframe.search.domain import Choices
 from nasframe.search.loop import search
@@ -168,3 +168,22 @@ def test_a_studys_curve_of_a_joint_budget_needs_all_bounds():
     assert limit.allows({"macs": 5.0, "params": 8.0})
     assert not limit.allows({"macs": 5.0, "params": 9.0})
     assert not limit.allows({"macs": 6.0, "params": 8.0})
+
+
+def test_a_budget_that_is_hard_to_draw_but_reachable_is_not_refused(monkeypatch):
+    """Drawing may fail where a descent succeeds: an architecture that was found proves that there is one."""
+
+    def undrawable(region, keep):
+        raise UnsatisfiableError("nothing was drawn")
+
+    monkeypatch.setattr("nasframe.search.budgets.restrict", undrawable)
+    domain = Choices({"a": list(range(9)), "b": list(range(9))})
+
+    def costs(arch):
+        return {"sum": arch["a"] + arch["b"], "product": arch["a"] * arch["b"]}
+
+    reachable = Budget("best@1", {"sum": Bounds(high=3.0), "product": Bounds(high=2.0)})
+    check_reachable([reachable], domain, costs)
+    unreachable = Budget("best@2", {"sum": Bounds(high=-1.0)})
+    with pytest.raises(UnsatisfiableError, match=r"best@2: no architecture has .*nearest reachable is sum = 0"):
+        check_reachable([reachable, unreachable], domain, costs)
