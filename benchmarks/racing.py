@@ -5,6 +5,7 @@ sampler and seed: ``metric`` on all of ``select``; ``racing`` with the paired an
 subset with finalists. All stages before the search come from a cache, so that they are trained once.
 
     python benchmarks/racing.py --cola path/to/CoLA --seeds 0 1 2 3 4 --out runs/racing
+    python benchmarks/racing.py --rows benchmarks/records/racing.json    # the table of finished searches
 
 Prints a table and writes ``racing.json``: for each task and way the examples that were read, as a share of those of
 ``metric``, and how far the winners' scores are below those of ``metric``, on ``select`` and on ``dev``, in points. The
@@ -17,13 +18,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import t
+
 import nasframe as nf
+from nasframe.report.budgets import over_budget
 from nasframe.running.reopen import Finished
 from nasframe.store import RunStore
 
@@ -128,47 +133,54 @@ def missed(directory: Path, bounds: Mapping[str, Any]) -> dict[str, float]:
     finished = Finished(directory)
     metric = finished.objective
     proposed = [trial for trial in finished.trials if trial.state == "done"]
-    kept = dict.fromkeys(bounds, 0.0)  # the best of those that were measured to the end
-    best = dict.fromkeys(bounds, 0.0)
+    kept = dict.fromkeys(bounds, -math.inf)  # the best of those that were measured to the end
+    best = dict.fromkeys(bounds, -math.inf)
     for trial in proposed:
         is_complete = trial.examples is None  # otherwise its score is an estimate, or that of a subset
         score = trial.metrics[metric] if is_complete else finished.evaluate(trial.arch).metrics[metric]
         for name, limits in bounds.items():
-            is_within = all(
-                (low is None or low <= trial.costs[cost]) and (high is None or trial.costs[cost] <= high)
-                for cost, (low, high) in limits.items()
-            )
-            if is_within:
-                best[name] = max(best[name], score)
-                if is_complete:
-                    kept[name] = max(kept[name], score)
+            if over_budget(trial.costs, limits):
+                continue
+            best[name] = max(best[name], score)
+            if is_complete:
+                kept[name] = max(kept[name], score)
     return {name: best[name] - kept[name] for name in bounds}
 
 
-def table(rows: list[Row]) -> str:
-    """Return the table: a row for each task and way, over all seeds."""
-    header = "task | way | examples read | worst seed | missed, points | worst | select, below | worst | dev, below"
+def table(rows: Sequence[Row]) -> str:
+    """Return the table: a row for each task and way, over all seeds. Intervals are of the means over budgets."""
+    header = "task | way | examples read | worst seed | missed | worst | best one kept | select, below | dev, below"
     lines = [header, "---|" * 9]
     for task in dict.fromkeys(row.task for row in rows):
         whole = {row.seed: row for row in rows if row.task == task and row.way == "metric"}
         for way in WAYS:
-            shares, lost, on_select, on_dev = [], [], [], []
-            for row in rows:
-                if row.task != task or row.way != way:
-                    continue
-                reference = whole[row.seed]
-                shares.append(row.examples / reference.examples)
-                lost += [100 * points for points in row.missed.values()]
-                for name, score in row.select.items():
-                    on_select.append(100 * (reference.select[name] - score))
-                    on_dev.append(100 * (reference.dev[name] - row.dev[name]))
-            if shares:
-                lines.append(
-                    f"{task} | {way} | {statistics.mean(shares):.0%} | {max(shares):.0%} | "
-                    f"{statistics.mean(lost):.2f} | {max(lost):.2f} | "
-                    f"{statistics.mean(on_select):+.2f} | {max(on_select):+.2f} | {statistics.mean(on_dev):+.2f}"
-                )
+            chosen = [row for row in rows if row.task == task and row.way == way]
+            if not chosen:
+                continue
+            shares = [row.examples / whole[row.seed].examples for row in chosen]
+            lost = [100 * points for row in chosen for points in row.missed.values()]
+            on_select = [_mean_loss(whole[row.seed].select, row.select) for row in chosen]
+            on_dev = [_mean_loss(whole[row.seed].dev, row.dev) for row in chosen]
+            lines.append(
+                f"{task} | {way} | {statistics.mean(shares):.0%} | {max(shares):.0%} | "
+                f"{statistics.mean(lost):.2f} | {max(lost):.2f} | {lost.count(0)} of {len(lost)} | "
+                f"{_interval(on_select)} | {_interval(on_dev)}"
+            )
     return "\n".join(lines)
+
+
+def _mean_loss(reference: Mapping[str, float], scores: Mapping[str, float]) -> float:
+    """Return how many points winners are below those of another search, in the mean over budgets."""
+    return 100 * statistics.mean(reference[name] - score for name, score in scores.items())
+
+
+def _interval(losses: Sequence[float]) -> str:
+    """Write a mean over seeds, with the half-width of its 95 % t interval."""
+    text = f"{statistics.mean(losses):+.2f}"
+    if len(losses) > 1:
+        error = statistics.stdev(losses) / math.sqrt(len(losses))
+        text += f" ± {t.ppf(0.975, len(losses) - 1) * error:.2f}"
+    return text
 
 
 def main() -> None:
@@ -178,8 +190,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--out", type=Path, required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path)
+    where.add_argument("--rows", type=Path, help="a racing.json whose table is printed; nothing is run")
     arguments = parser.parse_args()
+    if arguments.rows is not None:
+        print(table([Row(**row) for row in json.loads(arguments.rows.read_text())]))
+        return
     cola = None if arguments.cola is None else arguments.cola.resolve()
     rows = []
     for task in arguments.tasks:

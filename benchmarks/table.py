@@ -59,8 +59,9 @@ def wins(reports: list[dict]) -> list[str]:
             ahead = sum(pair["winner"] > pair["baseline"] for pair in pairs if "baseline" in pair)
             gaps = [pair["winner"] - pair["baseline"] for pair in pairs if "baseline" in pair]
             if gaps:
-                gap = spread(gaps, 100)
-                lines.append(f"{model['budget']}: above the baseline in {ahead} of {len(gaps)} seeds, by {gap} points")
+                of_seeds = ", ".join(f"{100 * gap:.1f}" for gap in gaps)
+                lead = f"by {spread(gaps, 100)} points ({of_seeds})"
+                lines.append(f"{model['budget']}: above the baseline in {ahead} of {len(gaps)} seeds, {lead}")
     return lines
 
 

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from typing import Any, TypeAlias
 
 from nasframe import registry
-from nasframe.errors import NasframeError
+from nasframe.errors import NasframeError, UsageError
 from nasframe.interfaces import SamplerTraits, TaskFactoryTraits, TransformTraits, member, traits_of
 from nasframe.records import canonical_json
 
@@ -533,22 +533,31 @@ def may_find_arch(options: Mapping[str, Any]) -> bool:
     return False
 
 
-def random_start(sampler: Any) -> int | None:
-    """Return how many of a sampler's first proposals are random; ``None`` if it does not say.
+def remark_on_random_start(sampler: Any, evaluations: int) -> str | None:
+    """Say that a search ends before its sampler learns from scores; ``None`` if it does not, or if that is not known.
 
     Args:
         sampler: the sampler as a recipe names it, of a name that is registered.
+        evaluations: how many there are.
 
-    >>> random_start("evolution"), random_start({"use": "evolution", "population": 8}), random_start("random")
-    (16, 8, None)
+    Raises:
+        UsageError: the sampler's ``random_start`` names no option that it has.
+
+    >>> remark_on_random_start({"use": "evolution", "population": 8}, 8)
+    'its first 8 proposals are random, and there are only 8 evaluations.'
     """
     name, options = registry.use_of(sampler)
     factory = registry.find("sampler", name).load()
     option = traits_of(SamplerTraits, factory).random_start
     if not option:
         return None
-    default = inspect.signature(factory).parameters[option].default
-    return int(options.get(option, default))
+    parameters = inspect.signature(factory).parameters
+    if option not in parameters:
+        raise UsageError(f"sampler {name!r}: random_start is {option!r}. Expected one of its options.")
+    count = options.get(option, parameters[option].default)
+    if not isinstance(count, int) or count < evaluations:
+        return None
+    return f"its first {count} proposals are random, and there are only {evaluations} evaluations."
 
 
 def _saved_as(stage: Stage) -> Names:

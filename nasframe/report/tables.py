@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe.records import CostFormat, MetricFormat
@@ -192,6 +192,8 @@ DISPENSABLE = ("backbone_params", "size", "params")
 """The costs that a narrow terminal leaves out first, in this order: the ones next to them say much the same."""
 LONGEST_NAME = 14
 """Letters of a model's name that stay on one line, however many costs there are."""
+EDGES = 2
+"""Characters of a table's left and right edge, which rich does not count when it measures one."""
 ROOMY = 96
 """Characters across from which a terminal shows spreads."""
 ROLE_STYLES = {"winner": "bold green", "baseline": "dim"}
@@ -229,22 +231,43 @@ def summary_table(report: RunReport, width: int | None = None) -> Table:
         width: characters across; default: the terminal's. Below 96 spreads are left out.
     """
     from rich.console import Console
-    from rich.measure import Measurement
 
     width = width or Console().width
+    headings = summary_columns(report)
+    essential = [name for name in headings if report.cost_format(name).highlight != ""]
+
+    def drawn(costs: Sequence[str]) -> Table:
+        columns = {name: headings[name] for name in costs}
+        return _summary(report, columns, with_spread=width >= ROOMY)
+
+    return fitted(drawn, list(headings), essential, width)
+
+
+def fitted(
+    drawn: Callable[[Sequence[str]], Table], costs: Sequence[str], essential: Collection[str], width: int
+) -> Table:
+    """Return a table with as many costs as fit into a terminal: :data:`DISPENSABLE` ones go first, then the last ones.
+
+    Args:
+        drawn: names of costs → the table with these.
+        costs: all of them, in order.
+        essential: those that stay in any case; the table may then be too wide, and rich folds its headings.
+        width: characters across.
+    """
+    from rich.console import Console
+    from rich.measure import Measurement
+
     roomy = Console(width=10_000)  # rich never measures a table as wider than its console
-    columns = summary_columns(report)
-    with_spread = width >= ROOMY
-    table = _summary(report, columns, with_spread)
-    for name in dict.fromkeys([*DISPENSABLE, *reversed(columns)]):  # each cost once
-        is_essential = report.cost_format(name).highlight != ""
-        if is_essential or name not in columns:
+    left = list(costs)
+    table = drawn(left)
+    for name in dict.fromkeys([*DISPENSABLE, *reversed(costs)]):  # each cost once
+        if name in essential or name not in left:
             continue
-        if Measurement.get(roomy, roomy.options, table).minimum <= width:
+        if Measurement.get(roomy, roomy.options, table).minimum + EDGES <= width:
             break
-        del columns[name]
-        table = _summary(report, columns, with_spread)
-    return table  # the narrowest one may still be too wide: rich then folds its headings
+        left.remove(name)
+        table = drawn(left)
+    return table
 
 
 def _summary(report: RunReport, columns: Mapping[str, str], with_spread: bool) -> Table:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
-from nasframe.declarations import matching, names_at_start, outcomes, random_start
+from nasframe.declarations import matching, names_at_start, outcomes, remark_on_random_start
 from nasframe.errors import UsageError
 from nasframe.interfaces import (
     MeasuredEstimator,
@@ -283,9 +283,9 @@ def remarks_on_search(inputs: RunInputs, stage: PlannedStage) -> Iterator[Remark
     elif examples is not None and finalists > trials:
         yield "finalists", f"{finalists}, but there are only {trials} trials. All of them are finalists."
     sampler = stage.options.get("sampler", "random")
-    at_random = None if sampler == "shared" else random_start(sampler)
-    if at_random is not None and at_random >= trials:
-        yield "sampler", f"its first {at_random} proposals are random, and there are only {trials} trials."
+    remark = None if sampler == "shared" else remark_on_random_start(sampler, trials)
+    if remark is not None:
+        yield "sampler", remark
     if stage not in list(searches(inputs.plan)):
         return  # a transform may still change the domain
     region = region_of(space_of(inputs, stage), stage)

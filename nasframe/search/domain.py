@@ -35,6 +35,7 @@ SCAN = 20_000  # up to this size a domain is searched whole before giving up; th
 STARTS = 3  # rejected draws from which a descent begins
 MUTATIONS_PER_SIZE = 20  # mutations that fail before one more dimension is changed at once
 STEPS_PER_DIMENSION = 20  # steps of a descent for each dimension, enough to try most values of each
+LEAST_STEPS = 400  # steps of a descent through few dimensions, which may have thousands of values each
 
 
 class DomainError(UsageError):
@@ -546,8 +547,9 @@ class Choices:
             excess = violation(self._build(corner))
             starts.append((excess, corner))
 
+        steps = max(STEPS_PER_DIMENSION * len(self._dimensions), LEAST_STEPS)
         for excess, indices in starts:
-            for _ in range(STEPS_PER_DIMENSION * len(self._dimensions)):
+            for _ in range(steps):
                 candidate = self._change(indices, rng, 1)
                 arch = self._build(candidate)
                 reached = violation(arch)

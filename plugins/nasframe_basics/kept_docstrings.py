@@ -21,6 +21,8 @@ from nasframe_basics.package_docs import docstrings_of, source_files
 
 FORMAT = 1
 """Of the key; a change of what a docstring is makes all packages be read again."""
+ARRAYS = {"bytes": np.uint8, "lengths": np.int64}
+"""Array → the type of its numbers."""
 
 
 def docstrings(package: str) -> Iterator[str]:
@@ -69,10 +71,6 @@ def kept_docstrings(package: str) -> list[str]:
         texts.append(content[start:end].decode("utf-8", "surrogatepass"))
         start = end
     return texts
-
-
-ARRAYS = {"bytes": np.uint8, "lengths": np.int64}
-"""Array → the type of its numbers."""
 
 
 def _key(package: str) -> str:

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from nasframe_deploy.ship import WrittenModel
 
-EDGES = 2
-"""Characters of a table's left and right edge, which rich does not count when it measures one."""
-
 
 def deploy(
     rundir: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
@@ -81,25 +78,16 @@ def deploy(
 def _show(facts: dict[str, Any], out: Path) -> None:
     """Print the table of the models and where they are."""
     from rich.console import Console
-    from rich.measure import Measurement
 
-    from nasframe.report.tables import DISPENSABLE, duration
+    from nasframe.report.tables import duration, fitted
     from nasframe_deploy.deploy import costs_of, rows
 
+    def drawn(costs: Sequence[str]) -> Table:
+        return _table(*rows(facts, costs))
+
     console = Console()
-    roomy = Console(width=10_000)  # rich never measures a table as wider than its console
-    costs = costs_of(facts)
     asked = " ".join(model["asked"] for model in facts["models"]).split()
-    table = _table(*rows(facts, costs))
-    for name in dict.fromkeys([*DISPENSABLE, *reversed(costs)]):
-        minimum = Measurement.get(roomy, roomy.options, table).minimum + EDGES
-        if minimum <= console.width:
-            break
-        if name in asked:
-            continue
-        costs = [cost for cost in costs if cost != name]
-        table = _table(*rows(facts, costs))
-    console.print(table)
+    console.print(fitted(drawn, costs_of(facts), asked, console.width))
     for model in facts["models"]:
         place = f"{model['name']:14} {out / model['path']}"
         if model["over_budget"]:

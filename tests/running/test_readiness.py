@@ -132,3 +132,10 @@ def test_too_few_steps_for_a_modifier_are_refused_before_the_first_stage(tmp_pat
     assert not list((tmp_path / "run").glob("states/*"))
     store = RunStore(tmp_path / "run", shared=True) if (tmp_path / "run/run.db").is_file() else None
     assert store is None or not store.stages()
+
+
+def test_a_random_start_that_names_no_option_is_refused(monkeypatch) -> None:
+    """Otherwise the plugin's users would never be told."""
+    monkeypatch.setattr("nasframe_basics.evolution.EvolutionSampler.random_start", "popluation")
+    with pytest.raises(UsageError, match=r"sampler 'evolution': random_start is 'popluation'"):
+        told("stages=[{search: {trials: 4, sampler: evolution}}]")

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasframe.errors import UnsatisfiableError, UsageError
+from nasframe.search.constraints import Bounds, Screen
 from nasframe.search.domain import Choices, DomainError
 from nasframe.search.restrict import restrict
 from nasframe.testing.samplers import Words
@@ -345,3 +346,18 @@ def test_a_part_may_be_named_by_shares_of_the_largest_value():
     with pytest.raises(DomainError, match=r"knob 'heads\.0' has no value '75%', which is 9"):
         domain.restrict({"heads": ["75%"]})
     assert not domain.contains({"layers": "100%", "heads.0": 3, "format": "50%"})
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_rare_part_of_few_knobs_with_many_values_is_found(seed):
+    """Blocks are such knobs: neither end is acceptable, and costs do not follow the order of the values."""
+    shuffled = np.random.default_rng(1)
+    costs_of_knobs = {name: shuffled.permutation(600) for name in "abc"}
+
+    def costs(arch):
+        return {name: int(values[arch[name]]) for name, values in costs_of_knobs.items()}
+
+    bounds = {name: Bounds(low=1.0, high=8.0) for name in "abc"}
+    part = Choices({name: list(range(600)) for name in "abc"}).restrict(keep=Screen(bounds, costs))
+    found = part.sample(np.random.default_rng(seed))
+    assert all(1 <= cost <= 8 for cost in costs(found).values())

@@ -61,7 +61,7 @@ def sampler(
     ] = None,
 ) -> None:
     """Compare samplers by regret, hypervolume, waste and time, with intervals over paired seeds."""
-    from nasframe.declarations import random_start
+    from nasframe.declarations import remark_on_random_start
     from nasframe.progress import Progress
     from nasframe.storage import refuse_unwritable
     from nasframe_bench import arena
@@ -80,9 +80,9 @@ def sampler(
     uses = _uses(names, against, arena.arena_of(contest))
     marks = _marks(at, budget)
     for name, use in uses.items():
-        count = random_start(use)
-        if count is not None and count >= budget:
-            tell(f"nasframe: {name}: its first {count} proposals are random, and there are only {budget} evaluations.")
+        remark = remark_on_random_start(use, budget)
+        if remark is not None:
+            tell(f"nasframe: {name}: {remark}")
 
     folder = None
     if out:
