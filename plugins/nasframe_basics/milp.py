@@ -149,7 +149,7 @@ class _Model:
                 f"milp: {len(self.variables):,} values of knobs are too many. Expected at most {MOST:,}: a space that "
                 "training has narrowed down, or 'within'."
             )
-        self.whole = len(self.variables)  # those that are 0 or 1; the others follow from them
+        self.whole = len(self.variables)  # those of values; the others follow from them
         self.pairs: dict[Any, dict[tuple[int, int], int]] = {}
         self.rows: list[_Row] = []
         self._choose_one_each()
@@ -247,8 +247,9 @@ class _Model:
         matrix = csr_array((weights, (rows, columns)), shape=(len(self.rows), count))
         objective = np.zeros(count)
         objective[list(self.objective)] = list(self.objective.values())
-        integrality = np.zeros(count)
-        integrality[: self.whole] = 1
+        # Those of pairs follow from the others. But told so, the solver called a worse solution the best one, in 3 of
+        # 4,000 small problems (HiGHS in scipy 1.17).
+        integrality = np.ones(count)
         scale = float(np.abs(objective).max()) or 1.0
         result = milp(
             objective / scale,

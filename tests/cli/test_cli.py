@@ -280,6 +280,7 @@ def test_a_stage_that_fails_is_named_and_how_to_go_on(capsys, monkeypatch, cache
         raise errors.UsageError(f"{stage.name}: no.")
 
     monkeypatch.setattr(runner, "perform", fail)
+    monkeypatch.delenv("NASFRAME_CACHE", raising=False)
     words = ["run", TOY, "stages.search.trials=17", "--out", "o", "--no-progress"]  # with fewer, a remark is made
     code, out, err = call(capsys, *words, *(["--cache", "c"] if cache else []))
     assert (code, out) == (2, "")

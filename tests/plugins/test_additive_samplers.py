@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nasframe.errors import UsageError
@@ -81,6 +81,7 @@ def bounds_at(domain, tables, shares) -> dict[str, Bounds]:
         [{}, {"params": 0.4}, {"params": 0.6, "latency": 0.5}, {"params": 0.7, "latency": 0.7, "memory": 0.6}]
     ),
 )
+@example(seed=4, sizes=[4, 4], pairs=True, shares={"params": 0.6, "latency": 0.5})
 @settings(max_examples=25, deadline=None)
 def test_both_find_what_trying_everything_finds(seed, sizes, pairs, shares):
     domain, tables = problem(seed, sizes, pairs)
